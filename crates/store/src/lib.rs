@@ -1,0 +1,160 @@
+//! Bounded blobs under names: the only thing that a repository asks of a disk, a server or a cloud.
+
+use std::fmt;
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use jiff::Timestamp;
+
+/// The name of an object: lower-case letters, digits, `-` and `.` in components joined by `/`,
+/// none of them `.` or `..`; at most 200 bytes.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(String);
+
+/// A text that cannot name an object.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} cannot name an object")]
+pub struct BadKey(pub String);
+
+impl Key {
+    /// Checks `text` and makes a key of it.
+    ///
+    /// # Errors
+    /// [`BadKey`] where a rule of [`Key`] is broken.
+    pub fn new(text: impl Into<String>) -> Result<Self, BadKey> {
+        let text = text.into();
+        let good = text.len() <= 200
+            && text.split('/').all(|part| {
+                !part.is_empty()
+                    && part != "."
+                    && part != ".."
+                    && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
+            });
+        if good { Ok(Self(text)) } else { Err(BadKey(text)) }
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a list tells of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// Its name.
+    pub key: Key,
+    /// Its size.
+    pub bytes: u64,
+    /// When the store took it, by the store's own clock.
+    pub stored_at: Timestamp,
+}
+
+/// Whether an object may be there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutMode {
+    /// Refuse with [`StoreErrorKind::Exists`] if the name is taken. Where the store cannot refuse
+    /// ([`Capabilities::conditional_put`] is false) the put happens.
+    CreateNew,
+    /// Put whatever is there.
+    Replace,
+}
+
+/// What a store can promise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// [`PutMode::CreateNew`] is refused by the store itself when the name is taken.
+    pub conditional_put: bool,
+    /// For how long after a put or delete a list may still miss it.
+    pub list_staleness: std::time::Duration,
+    /// Whether a client with full access can still not delete or replace.
+    pub immutability: Immutability,
+}
+
+/// Who keeps an object from being deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Immutability {
+    /// Nobody.
+    None,
+    /// The server's program.
+    Server,
+    /// The store's own lock.
+    Lock,
+}
+
+/// Where objects live. Knows nothing of snapshots.
+///
+/// # Contract
+/// - `put` is atomic and durable: when it returns `Ok` the whole object survives a power cut, and
+///   no reader ever sees a part of it. Putting the same bytes again is harmless.
+/// - `get` of a range that reaches past the end returns what there is up to the end; a range that
+///   starts past the end is [`StoreErrorKind::BadRange`].
+/// - `list` yields keys that start with the prefix in any order, each once; it may miss what was
+///   put less than [`Capabilities::list_staleness`] ago. Leftovers of unfinished puts are not listed.
+/// - `delete` of what is not there is `Ok`.
+/// - Nothing here retries; `wrap::Retry` does.
+#[async_trait]
+pub trait Store: fmt::Debug + fmt::Display + Send + Sync + 'static {
+    /// Stores an object of at most 64 MiB.
+    async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<(), StoreError>;
+    /// Reads an object or a part of it.
+    async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Bytes, StoreError>;
+    /// Lists objects whose name starts with `prefix` (`data/`).
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ObjectMeta, StoreError>>;
+    /// Removes an object.
+    async fn delete(&self, key: &Key) -> Result<(), StoreError>;
+    /// What this store can promise.
+    fn capabilities(&self) -> Capabilities;
+}
+
+/// What went wrong with an object, for callers that decide by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreErrorKind {
+    /// No object of this name.
+    NotFound,
+    /// The name is taken.
+    Exists,
+    /// The range starts behind the object's end.
+    BadRange,
+    /// Login or rights.
+    Denied,
+    /// No space left.
+    Full,
+    /// May pass if tried again: time-outs, resets, 5xx.
+    Transient,
+    /// Anything else.
+    Failed,
+}
+
+/// A failed call to a store.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} {key} in {store} failed")]
+pub struct StoreError {
+    /// What to decide by.
+    pub kind: StoreErrorKind,
+    /// `put`, `get`, `list`, `delete`.
+    pub operation: &'static str,
+    /// The object, or the prefix of a list.
+    pub key: String,
+    /// The store, without secrets.
+    pub store: String,
+    /// What the system said.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
