@@ -1,1 +1,4 @@
-//! x
+//! What tests and benches share: data makers, fakes beside the real thing, launchers of real
+//! servers. Never a dependency of the product.
+
+pub mod mixed;

@@ -1,0 +1,40 @@
+# The commands of this project. `make demo` and `make test` work on a fresh Debian 12 machine
+# with a Rust toolchain, as root or with sudo.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+BIN := target/release/lifeboat
+
+.PHONY: demo test test-long bench lint release servers docs clean-demo
+
+## demo: a real PostgreSQL and a file tree, backed up, destroyed, restored, proved equal
+demo: release
+	scripts/install-debian.sh
+	scripts/demo.sh $(BIN)
+
+release:
+	scripts/install-debian.sh build
+	cargo build --release --locked -p lifeboat
+
+## servers: the real servers that tests talk to
+servers:
+	scripts/install-debian.sh
+	scripts/test-servers.sh
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	scripts/tidy.sh
+
+## test: installs the test servers and runs every test
+test: servers release lint
+	LIFEBOAT_BIN=$(CURDIR)/$(BIN) scripts/run-tests.sh
+
+## test-long: more seeds of the kill tests, and the closing test at full size (2 GB database, 300,000 files)
+test-long: servers release
+	LIFEBOAT_LONG=1 LIFEBOAT_BIN=$(CURDIR)/$(BIN) scripts/run-tests.sh
+
+## bench: side by side with restic and borg on the same data; the report goes to benches/first-backup/
+bench: release
+	cargo build --release --locked -p lifeboat-testkit --bin mixed-files
+	benches/first-backup/run.sh $(BIN)
