@@ -37,4 +37,4 @@ test-long: servers release
 ## bench: side by side with restic and borg on the same data; the report goes to benches/first-backup/
 bench: release
 	cargo build --release --locked -p lifeboat-testkit --bin mixed-files
-	benches/first-backup/run.sh $(BIN)
+	eval "$$(benches/peers/build.sh)" && benches/first-backup/run.sh $(BIN)
