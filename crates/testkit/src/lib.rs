@@ -1,4 +1,6 @@
 //! What tests and benches share: data makers, fakes beside the real thing, launchers of real
 //! servers. Never a dependency of the product.
 
+pub mod context;
 pub mod mixed;
+pub mod snapshot;
