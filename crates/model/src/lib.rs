@@ -4,12 +4,16 @@
 //! This crate does no I/O, starts no task and reads no clock. Everything that decides (retention,
 //! the next run of a schedule, the plan of a restore) is a pure function over data and `now`.
 
+pub mod config;
 pub mod entry;
 pub mod flow;
 pub mod id;
 pub mod path;
 pub mod recovery;
+pub mod retention;
+pub mod schedule;
 
+pub use config::{Role, StackConfig};
 pub use entry::{EntryKind, EntryMeta, Fingerprint, Xattr};
 pub use id::{ChunkId, Digest, ObjectHash, SnapshotId, SourceName, StackName};
 pub use path::EntryPath;
