@@ -4,3 +4,4 @@
 pub mod backoff;
 pub mod clock;
 pub mod fs;
+pub mod process;
