@@ -10,11 +10,15 @@ pub mod flow;
 pub mod id;
 pub mod path;
 pub mod recovery;
+pub mod restore;
 pub mod retention;
 pub mod schedule;
+pub mod snapshot;
+pub mod target;
 
 pub use config::{Role, StackConfig};
 pub use entry::{EntryKind, EntryMeta, Fingerprint, Xattr};
 pub use id::{ChunkId, Digest, ObjectHash, SnapshotId, SourceName, StackName};
 pub use path::EntryPath;
 pub use recovery::RecoveryPoint;
+pub use snapshot::{SnapshotRef, SnapshotSummary};

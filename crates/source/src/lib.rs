@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use lifeboat_model::flow::{EntryReader, EntrySink, ReadError, RunContext, SinkError};
+pub use lifeboat_model::target::{Finding, RestoreOptions, Restored, TargetInventory, Verdict, Verified};
 use lifeboat_model::{EntryPath, RecoveryPoint};
 
 /// One datastore instance that is backed up.
@@ -23,33 +24,19 @@ pub trait Source: Send + Sync {
     /// Anything that means that the view is not whole: no snapshot may come of it.
     async fn backup(&self, sink: &dyn EntrySink, ctx: &RunContext) -> Result<RecoveryPoint, SourceError>;
 
+    /// Who the datastore is, by the keys of the recovery point's identity facts
+    /// (`postgres.system_identifier`, `machine.id`), told before any data is read. Empty where the
+    /// datastore has no identity of its own.
+    ///
+    /// # Errors
+    /// Where the datastore cannot be reached.
+    async fn identity(&self, ctx: &RunContext) -> Result<BTreeMap<String, String>, SourceError>;
+
     /// Connects and looks, without reading data: one line for each thing checked.
     ///
     /// # Errors
     /// Only where the check itself could not be made; a bad finding is not an error.
     async fn doctor(&self, ctx: &RunContext) -> Result<Vec<Finding>, SourceError>;
-}
-
-/// One thing that `doctor` looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// Whether it is as it should be.
-    pub verdict: Verdict,
-    /// What was looked at and what was seen.
-    pub what: String,
-    /// What to do, where something is wrong.
-    pub hint: Option<String>,
-}
-
-/// How a [`Finding`] is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// As it should be.
-    Good,
-    /// Works, but the person should know.
-    Warning,
-    /// A backup or restore would fail.
-    Bad,
 }
 
 /// Where data goes back, in the same folder as its source. A drill uses the same one.
@@ -66,7 +53,9 @@ pub trait Target: Send + Sync {
     async fn inventory(&self, data: &dyn EntryReader, options: &RestoreOptions)
     -> Result<TargetInventory, SourceError>;
 
-    /// Brings the data back. The planner has run [`EntryReader::preflight`] before.
+    /// Brings the data back. With [`RestoreOptions::replace`] the engine has run
+    /// [`EntryReader::preflight`] over [`TargetInventory::reads`] before; without it nothing that
+    /// exists may be touched.
     ///
     /// # Errors
     /// Where anything that was asked for is not back, naming the first object that failed.
@@ -87,65 +76,6 @@ pub trait Target: Send + Sync {
         options: &RestoreOptions,
         ctx: &RunContext,
     ) -> Result<Verified, SourceError>;
-}
-
-/// What of a snapshot is restored, and how.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RestoreOptions {
-    /// Parts to restore, in the source's own words: paths and globs of files, `table`,
-    /// `schema.table`, `schema.*` or `database/schema.table` of a database. Empty = everything.
-    pub only: Vec<String>,
-    /// Whether what stands in the way may be replaced.
-    pub replace: bool,
-    /// New names of databases by their names in the snapshot.
-    pub rename: BTreeMap<String, String>,
-    /// How much is done at the same time; 0 = as many as there are cores.
-    pub jobs: usize,
-}
-
-/// What a target holds already.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TargetInventory {
-    /// Version of the server, where there is one.
-    pub version: Option<String>,
-    /// Identity facts by the same keys as in the recovery point (`postgres.system_identifier`,
-    /// `machine.id`): they tell whether this is the stack that the snapshot came from.
-    pub identity: BTreeMap<String, String>,
-    /// What the restore would write over, at most 100 examples: refused without `replace`.
-    pub occupied: Vec<String>,
-    /// How many there are in all.
-    pub occupied_count: u64,
-    /// Room for new data, where it can be told.
-    pub free_bytes: Option<u64>,
-    /// Room that the restore needs, the copy beside the old data included.
-    pub needed_bytes: u64,
-    /// What makes the restore impossible whatever the person allows, such as an older server.
-    pub refusals: Vec<Finding>,
-    /// The steps that `apply` would do, one line each, for the plan.
-    pub steps: Vec<String>,
-}
-
-/// What a restore brought back.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Restored {
-    /// Entries or objects.
-    pub entries: u64,
-    /// Bytes of content.
-    pub bytes: u64,
-    /// What is back but not as it was (an owner that is not known here, say). The restore ends
-    /// with exit 3.
-    pub problems: Vec<String>,
-}
-
-/// The outcome of a comparison.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Verified {
-    /// How many entries, tables or objects were compared.
-    pub compared: u64,
-    /// What differs, at most 1,000.
-    pub differences: Vec<String>,
-    /// How many differ in all.
-    pub difference_count: u64,
 }
 
 /// Why a source or target gave up.

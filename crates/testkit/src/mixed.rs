@@ -142,12 +142,14 @@ pub fn change_tree(root: &Path, share_permille: u64, seed: u64) -> io::Result<u6
 
 fn vocabulary(numbers: &mut Numbers) -> Vec<String> {
     const SYLLABLES: [&str; 24] = [
-        "ka", "lu", "mo", "si", "ta", "re", "ni", "wa", "ba", "chi", "du", "fe", "gor", "han", "ji", "ko", "len", "mba",
-        "ngo", "pa", "shi", "tu", "vi", "zam",
+        "ka", "lu", "mo", "si", "ta", "re", "ni", "wa", "ba", "chi", "du", "fe", "gor", "han", "ji", "ko", "len",
+        "mba", "ngo", "pa", "shi", "tu", "vi", "zam",
     ];
     (0..8000)
         .map(|_| {
-            (0..=numbers.below(3)).map(|_| SYLLABLES[usize::try_from(numbers.below(24)).unwrap_or(0)]).collect::<String>()
+            (0..=numbers.below(3))
+                .map(|_| SYLLABLES[usize::try_from(numbers.below(24)).unwrap_or(0)])
+                .collect::<String>()
         })
         .collect()
 }

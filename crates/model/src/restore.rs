@@ -1,0 +1,414 @@
+//! Which snapshot a person means, and what bringing it back would do: decided from data alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
+
+use jiff::tz::TimeZone;
+use serde::{Serialize, Serializer};
+
+use crate::snapshot::{is_id_prefix, parse_time};
+use crate::target::{Finding, RestoreOptions, TargetInventory};
+use crate::{RecoveryPoint, Role, SnapshotRef, SnapshotSummary, StackName};
+
+/// Candidates that an error lists at most.
+const CANDIDATES_MAX: usize = 20;
+
+/// No snapshot, or not just one, fits what was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// Several stacks of the repository have a source of this name.
+    #[error("{asked:?} is a source of several stacks: {}", stacks.join(", "))]
+    SeveralStacks {
+        /// What was given.
+        asked: String,
+        /// The stacks.
+        stacks: Vec<String>,
+    },
+    /// Nothing of this name.
+    #[error("no snapshot fits {asked:?}{}", among(known))]
+    NoMatch {
+        /// What was given.
+        asked: String,
+        /// The sources that have snapshots, or the snapshots of the source.
+        known: Vec<String>,
+    },
+    /// More than one snapshot.
+    #[error("{asked:?} fits several snapshots: {}", candidates.join("; "))]
+    Ambiguous {
+        /// What was given.
+        asked: String,
+        /// At most 20 of them, oldest first.
+        candidates: Vec<String>,
+    },
+}
+
+fn among(known: &[String]) -> String {
+    if known.is_empty() { "; there is none at all".to_owned() } else { format!("; there are: {}", known.join(", ")) }
+}
+
+impl ResolveError {
+    /// What the person could try next.
+    #[must_use]
+    pub const fn hint(&self) -> &'static str {
+        match self {
+            Self::SeveralStacks { .. } => "write STACK/SOURCE",
+            Self::NoMatch { .. } => "`lifeboat snapshots` lists what is there",
+            Self::Ambiguous { .. } => "write more digits of the id",
+        }
+    }
+}
+
+/// The one snapshot that `asked` names among `snapshots`.
+///
+/// After `@` the first that fits counts: `latest`; a time (the newest at or before it, read in
+/// `zone` where it has no offset); an id prefix of 6 digits or more; a label. Without `@` a source
+/// means its latest snapshot, and a text that is no source may be an id prefix.
+///
+/// # Errors
+/// [`ResolveError`] where nothing fits, or more than one.
+pub fn resolve<'a>(
+    asked: &SnapshotRef,
+    snapshots: &'a [SnapshotSummary],
+    zone: &TimeZone,
+) -> Result<&'a SnapshotSummary, ResolveError> {
+    let of_stack = |s: &&SnapshotSummary| asked.stack.is_none() || s.stack == asked.stack;
+    let Some(source) = &asked.source else {
+        return by_id(asked, asked.which.as_deref().unwrap_or_default(), snapshots.iter());
+    };
+    let mine: Vec<&SnapshotSummary> =
+        snapshots.iter().filter(of_stack).filter(|s| s.source.as_ref() == Some(source)).collect();
+    if asked.which.is_none() && is_id_prefix(source.as_str()) {
+        let ids: Vec<&SnapshotSummary> = with_prefix(source.as_str(), snapshots.iter()).collect();
+        if !ids.is_empty() {
+            return if mine.is_empty() {
+                by_id(asked, source.as_str(), snapshots.iter())
+            } else {
+                Err(ambiguous(asked, ids))
+            };
+        }
+    }
+    let stacks: BTreeSet<&StackName> = mine.iter().filter_map(|s| s.stack.as_ref()).collect();
+    if stacks.len() > 1 {
+        let stacks = stacks.into_iter().map(ToString::to_string).collect();
+        return Err(ResolveError::SeveralStacks { asked: asked.text.clone(), stacks });
+    }
+    if mine.is_empty() {
+        let known: BTreeSet<String> = snapshots.iter().map(SnapshotSummary::group).collect();
+        return Err(no_match(asked, known.into_iter()));
+    }
+    let newest = |snapshots: &mut dyn Iterator<Item = &'a SnapshotSummary>| {
+        snapshots.max_by_key(|s| (s.instant(), s.time, s.id))
+    };
+    let none = || no_match(asked, mine.iter().map(ToString::to_string));
+    let which = asked.which.as_deref().unwrap_or("latest");
+    if which == "latest" {
+        return newest(&mut mine.iter().copied()).ok_or_else(none);
+    }
+    if let Some(time) = parse_time(which, zone) {
+        return newest(&mut mine.iter().copied().filter(|s| s.instant() <= time)).ok_or_else(none);
+    }
+    if is_id_prefix(which) && with_prefix(which, mine.iter().copied()).next().is_some() {
+        return by_id(asked, which, mine.iter().copied());
+    }
+    one_of(asked, mine.iter().copied().filter(|s| s.label.as_deref() == Some(which)).collect(), none)
+}
+
+fn by_id<'a>(
+    asked: &SnapshotRef,
+    prefix: &str,
+    snapshots: impl Iterator<Item = &'a SnapshotSummary> + Clone,
+) -> Result<&'a SnapshotSummary, ResolveError> {
+    let hits = with_prefix(prefix, snapshots.clone()).collect();
+    one_of(asked, hits, || no_match(asked, snapshots.map(ToString::to_string)))
+}
+
+fn with_prefix<'a>(
+    prefix: &str,
+    snapshots: impl Iterator<Item = &'a SnapshotSummary>,
+) -> impl Iterator<Item = &'a SnapshotSummary> {
+    snapshots.filter(move |s| {
+        s.id.to_string().starts_with(prefix) || s.original.is_some_and(|id| id.to_string().starts_with(prefix))
+    })
+}
+
+fn one_of<'a>(
+    asked: &SnapshotRef,
+    hits: Vec<&'a SnapshotSummary>,
+    none: impl FnOnce() -> ResolveError,
+) -> Result<&'a SnapshotSummary, ResolveError> {
+    match hits.as_slice() {
+        [] => Err(none()),
+        [one] => Ok(one),
+        _ => Err(ambiguous(asked, hits)),
+    }
+}
+
+fn ambiguous(asked: &SnapshotRef, hits: Vec<&SnapshotSummary>) -> ResolveError {
+    let candidates = hits.into_iter().take(CANDIDATES_MAX).map(ToString::to_string).collect();
+    ResolveError::Ambiguous { asked: asked.text.clone(), candidates }
+}
+
+fn no_match(asked: &SnapshotRef, known: impl Iterator<Item = String>) -> ResolveError {
+    ResolveError::NoMatch { asked: asked.text.clone(), known: known.take(CANDIDATES_MAX).collect() }
+}
+
+/// Where a snapshot is restored to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// A directory: files with their absolute path below it, other kinds as raw entries.
+    Dir(PathBuf),
+    /// A server, shown without its secrets.
+    Server(String),
+    /// Where it came from, by this machine's configuration.
+    Origin,
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dir(dir) => write!(f, "{}", dir.display()),
+            Self::Server(url) => f.write_str(url),
+            Self::Origin => f.write_str("origin"),
+        }
+    }
+}
+
+impl Serialize for Destination {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// What this machine is, for the refusals that keep live data and restored copies apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Its role.
+    pub role: Role,
+    /// The stack that it backs up. `None` where there is no configuration.
+    pub stack: Option<StackName>,
+    /// Every identity that snapshots of that stack record, by the keys of
+    /// [`RecoveryPoint::facts`], such as `postgres.system_identifier`.
+    pub own: BTreeMap<String, BTreeSet<String>>,
+    /// Paths that its own sources of kind `files` read.
+    pub own_paths: Vec<PathBuf>,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct RestoreRequest<'a> {
+    /// The snapshot.
+    pub snapshot: &'a SnapshotSummary,
+    /// What it captured.
+    pub point: &'a RecoveryPoint,
+    /// Where to.
+    pub to: &'a Destination,
+    /// What of it and how.
+    pub options: &'a RestoreOptions,
+}
+
+/// What a restore will do: shown by `--dry-run`, confirmed by a person, then carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RestorePlan {
+    /// The snapshot.
+    pub snapshot: SnapshotSummary,
+    /// Where to.
+    pub to: Destination,
+    /// What of it and how.
+    pub options: RestoreOptions,
+    /// What the target will do, one line each.
+    pub steps: Vec<String>,
+    /// What the person should know before saying yes.
+    pub warnings: Vec<String>,
+    /// What will be replaced, at most 100 examples.
+    pub replaces: Vec<String>,
+    /// How much will be replaced in all.
+    pub replaces_count: u64,
+    /// Room that is needed.
+    pub needed_bytes: u64,
+    /// Room that there is, where it can be told.
+    pub free_bytes: Option<u64>,
+    /// Whether something that exists is replaced. Everything is then read and checked first.
+    pub destructive: bool,
+    /// Whether what comes of it is a clone: a system other than the one that the snapshot came
+    /// from. It may not be backed up under the origin's name.
+    pub clone: bool,
+}
+
+/// Why a restore is refused before anything is touched.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// Promise 7: a machine that backs up may not write over the stack that it backs up.
+    #[error("this machine has the role backup and {to} is the stack {stack} itself: {why}")]
+    OwnStack {
+        /// Where to.
+        to: Destination,
+        /// The stack.
+        stack: String,
+        /// By what it was recognised.
+        why: String,
+    },
+    /// Something stands there already.
+    #[error("{to} holds {count} things that the restore would replace: {}", examples(occupied))]
+    Occupied {
+        /// Where to.
+        to: Destination,
+        /// At most 100 of them.
+        occupied: Vec<String>,
+        /// How many in all.
+        count: u64,
+    },
+    /// Too little room.
+    #[error("{to} has room for {free_bytes} bytes and the restore needs {needed_bytes}")]
+    NoSpace {
+        /// Where to.
+        to: Destination,
+        /// What is needed.
+        needed_bytes: u64,
+        /// What is there.
+        free_bytes: u64,
+    },
+    /// The target cannot take it, whatever is allowed.
+    #[error("{to} cannot take this snapshot: {}", reasons(findings))]
+    Refused {
+        /// Where to.
+        to: Destination,
+        /// What was found.
+        findings: Vec<Finding>,
+    },
+}
+
+fn examples(occupied: &[String]) -> String {
+    let shown = occupied.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if occupied.len() > 5 { format!("{shown}, ...") } else { shown }
+}
+
+fn reasons(findings: &[Finding]) -> String {
+    findings.iter().map(|f| f.what.as_str()).collect::<Vec<_>>().join("; ")
+}
+
+impl PlanError {
+    /// What the person could try next.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::OwnStack { .. } => {
+                Some("restore from a machine with `role: restore`, or `--to` another place".to_owned())
+            }
+            Self::Occupied { .. } => Some(
+                "`--replace` restores beside and then takes their place; `--to` another place leaves them".to_owned(),
+            ),
+            Self::NoSpace { .. } => Some("free some space, or restore a part with `--only`".to_owned()),
+            Self::Refused { findings, .. } => findings.iter().find_map(|f| f.hint.clone()),
+        }
+    }
+}
+
+/// What the restore would do, or why it may not.
+///
+/// # Errors
+/// [`PlanError`]: the own stack of a machine that backs up, an occupied target without `replace`, too
+/// little room, or what the target refuses.
+pub fn plan_restore(
+    request: &RestoreRequest<'_>,
+    inventory: &TargetInventory,
+    machine: &Machine,
+) -> Result<RestorePlan, PlanError> {
+    let RestoreRequest { snapshot, point, to, options } = *request;
+    if machine.role == Role::Backup
+        && let Some(why) = own_stack(request, inventory, machine)
+    {
+        let stack = machine.stack.as_ref().or(snapshot.stack.as_ref()).map_or_else(String::new, ToString::to_string);
+        return Err(PlanError::OwnStack { to: to.clone(), stack, why });
+    }
+    if !inventory.refusals.is_empty() {
+        return Err(PlanError::Refused { to: to.clone(), findings: inventory.refusals.clone() });
+    }
+    if inventory.occupied_count > 0 && !options.replace {
+        let (occupied, count) = (inventory.occupied.clone(), inventory.occupied_count);
+        return Err(PlanError::Occupied { to: to.clone(), occupied, count });
+    }
+    if let Some(free_bytes) = inventory.free_bytes
+        && free_bytes < inventory.needed_bytes
+    {
+        return Err(PlanError::NoSpace { to: to.clone(), needed_bytes: inventory.needed_bytes, free_bytes });
+    }
+    Ok(RestorePlan {
+        snapshot: snapshot.clone(),
+        to: to.clone(),
+        options: options.clone(),
+        steps: inventory.steps.clone(),
+        warnings: warnings(request, inventory, machine),
+        replaces: inventory.occupied.clone(),
+        replaces_count: inventory.occupied_count,
+        needed_bytes: inventory.needed_bytes,
+        free_bytes: inventory.free_bytes,
+        destructive: options.replace && inventory.occupied_count > 0,
+        clone: is_clone(&point.facts, &inventory.identity) && !matches!(to, Destination::Dir(_)),
+    })
+}
+
+/// By what the target is known to be the stack that this machine backs up.
+fn own_stack(request: &RestoreRequest<'_>, inventory: &TargetInventory, machine: &Machine) -> Option<String> {
+    if let Destination::Dir(dir) = request.to {
+        // A directory beside the live data is on the same machine and yet not over it.
+        let over = |own: &&PathBuf| dir.starts_with(own) || own.starts_with(dir);
+        return machine.own_paths.iter().find(over).map(|own| format!("a source reads {}", own.display()));
+    }
+    let recorded = |key: &str, value: &str| {
+        machine.own.get(key).is_some_and(|values| values.contains(value))
+            || (request.snapshot.stack == machine.stack
+                && request.point.facts.get(key).is_some_and(|known| known == value))
+    };
+    let same = inventory.identity.iter().find(|(key, value)| recorded(key, value));
+    same.map(|(key, value)| format!("its {key} is {value}"))
+}
+
+/// Whether what both sides tell of themselves differs: a system other than the snapshot's origin.
+#[must_use]
+pub fn is_clone(origin: &BTreeMap<String, String>, target: &BTreeMap<String, String>) -> bool {
+    let mut shared = target.iter().filter_map(|(key, value)| origin.get(key).map(|known| known != value));
+    shared.any(|differs| differs)
+}
+
+fn warnings(request: &RestoreRequest<'_>, inventory: &TargetInventory, machine: &Machine) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if machine.role == Role::Both {
+        warnings.push(
+            "this machine has the role both: nothing keeps a restore from the live data but this plan".to_owned(),
+        );
+    }
+    if request.options.replace && inventory.occupied_count > 0 {
+        warnings.push(format!("{} things that exist will be replaced", inventory.occupied_count));
+    }
+    if let Some(problems) = request.snapshot.problems.filter(|count| *count > 0) {
+        warnings.push(format!("the snapshot records {problems} problems: what was skipped then is not in it"));
+    }
+    if request.snapshot.clock_drift {
+        warnings.push("the writer's clock and the store's were more than an hour apart".to_owned());
+    }
+    if inventory.free_bytes.is_none() && inventory.needed_bytes > 0 {
+        warnings.push(format!("free space cannot be told there; {} bytes are needed", inventory.needed_bytes));
+    }
+    warnings
+}
+
+/// Promise 7: why a source may not be backed up as `stack`, or `None` where it may. `clones` are the
+/// identities of systems into which this machine's catalog saw a snapshot of that stack restored.
+#[must_use]
+pub fn clone_refusal(
+    stack: &StackName,
+    identity: &BTreeMap<String, String>,
+    clones: &[BTreeMap<String, String>],
+) -> Option<String> {
+    let same = |clone: &&BTreeMap<String, String>| clone.iter().any(|(key, value)| identity.get(key) == Some(value));
+    clones.iter().find(same).map(|clone| {
+        let by = clone.iter().map(|(key, value)| format!("{key} {value}")).collect::<Vec<_>>().join(", ");
+        format!(
+            "this system ({by}) was restored from a snapshot of {stack}: it is a clone and may not write its history"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests;
