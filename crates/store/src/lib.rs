@@ -1,5 +1,12 @@
 //! Bounded blobs under names: the only thing that a repository asks of a disk, a server or a cloud.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+pub mod local;
+pub mod memory;
+pub mod url;
+pub mod wrap;
+
 use std::fmt;
 use std::ops::Range;
 
@@ -9,7 +16,7 @@ use futures::stream::BoxStream;
 use jiff::Timestamp;
 
 /// The name of an object: lower-case letters, digits, `-` and `.` in components joined by `/`,
-/// none of them `.` or `..`; at most 200 bytes.
+/// none of which starts with `.`; at most 200 bytes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(String);
 
@@ -28,8 +35,7 @@ impl Key {
         let good = text.len() <= 200
             && text.split('/').all(|part| {
                 !part.is_empty()
-                    && part != "."
-                    && part != ".."
+                    && !part.starts_with('.')
                     && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
             });
         if good { Ok(Self(text)) } else { Err(BadKey(text)) }
@@ -53,6 +59,9 @@ impl fmt::Debug for Key {
         f.write_str(&self.0)
     }
 }
+
+/// The largest object that a store takes or gives: 64 MiB.
+pub const OBJECT_BYTES_MAX: usize = 64 << 20;
 
 /// What a list tells of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,15 +111,16 @@ pub enum Immutability {
 /// # Contract
 /// - `put` is atomic and durable: when it returns `Ok` the whole object survives a power cut, and
 ///   no reader ever sees a part of it. Putting the same bytes again is harmless.
-/// - `get` of a range that reaches past the end returns what there is up to the end; a range that
-///   starts past the end is [`StoreErrorKind::BadRange`].
+/// - `get` of a range that reaches past the end returns what there is up to the end; an empty range
+///   and one that starts at or past the end are [`StoreErrorKind::BadRange`].
 /// - `list` yields keys that start with the prefix in any order, each once; it may miss what was
 ///   put less than [`Capabilities::list_staleness`] ago. Leftovers of unfinished puts are not listed.
 /// - `delete` of what is not there is `Ok`.
-/// - Nothing here retries; `wrap::Retry` does.
+/// - A key may not be both an object and the first components of another.
+/// - Nothing here retries; [`wrap::Retry`] does.
 #[async_trait]
 pub trait Store: fmt::Debug + fmt::Display + Send + Sync + 'static {
-    /// Stores an object of at most 64 MiB.
+    /// Stores an object of at most [`OBJECT_BYTES_MAX`].
     async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<(), StoreError>;
     /// Reads an object or a part of it.
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Bytes, StoreError>;
@@ -130,7 +140,7 @@ pub enum StoreErrorKind {
     NotFound,
     /// The name is taken.
     Exists,
-    /// The range starts behind the object's end.
+    /// The range is empty or starts behind the object's end.
     BadRange,
     /// Login or rights.
     Denied,
@@ -157,4 +167,77 @@ pub struct StoreError {
     /// What the system said.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl StoreError {
+    /// A failed call.
+    pub fn new(
+        kind: StoreErrorKind,
+        operation: &'static str,
+        key: impl fmt::Display,
+        store: &dyn fmt::Display,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { kind, operation, key: key.to_string(), store: store.to_string(), source: source.into() }
+    }
+
+    /// What the person could try next.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self.kind {
+            StoreErrorKind::Denied => Some("check that this user or account may do this in the store"),
+            StoreErrorKind::Full => Some("free space in the store, or run forget and prune, and try again"),
+            StoreErrorKind::Transient => Some("check the connection to the store and try again"),
+            _ => None,
+        }
+    }
+}
+
+/// Whether an object of this size may pass.
+fn check_size(operation: &'static str, key: &Key, store: &dyn fmt::Display, bytes: u64) -> Result<(), StoreError> {
+    if bytes <= OBJECT_BYTES_MAX as u64 {
+        return Ok(());
+    }
+    let why = format!("it has {bytes} bytes; no object has more than {OBJECT_BYTES_MAX}");
+    Err(StoreError::new(StoreErrorKind::Failed, operation, key, store, why))
+}
+
+/// The part of an object of `size` bytes that a range asks for, or [`StoreErrorKind::BadRange`].
+fn clamp_range(key: &Key, store: &dyn fmt::Display, range: &Range<u64>, size: u64) -> Result<Range<u64>, StoreError> {
+    if range.start < range.end && range.start < size {
+        return Ok(range.start..range.end.min(size));
+    }
+    let why = format!("the range {}..{} holds nothing of its {size} bytes", range.start, range.end);
+    Err(StoreError::new(StoreErrorKind::BadRange, "get", key, store, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_cannot_climb_hide_or_hold_odd_letters() {
+        for bad in [
+            "",
+            "/",
+            "a/",
+            "/a",
+            "a//b",
+            ".",
+            "..",
+            "a/../b",
+            ".tmp",
+            "a/.b",
+            "A",
+            "a b",
+            "a\0",
+            "a_b",
+            &"x".repeat(201),
+        ] {
+            assert!(Key::new(bad).is_err(), "{bad:?}");
+        }
+        for good in ["format", "roots/snapshot/00ff", "a.b", "a-b/c", &"x".repeat(200)] {
+            assert!(Key::new(good).is_ok(), "{good:?}");
+        }
+    }
 }
