@@ -3,4 +3,5 @@
 
 pub mod context;
 pub mod mixed;
+pub mod postgres;
 pub mod snapshot;

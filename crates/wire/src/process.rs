@@ -13,7 +13,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use lifeboat_model::flow::{BodyError, BodyRead, Cancel, PIECE_BYTES_MAX, Piece};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdout};
@@ -21,6 +21,8 @@ use tokio::task::JoinHandle;
 
 /// The last bytes of standard error that are kept for the error message.
 const STDERR_TAIL_BYTES: usize = 8 << 10;
+/// The most that one read of a child's output takes: what a pipe holds.
+const CHUNK_BYTES: usize = 64 << 10;
 /// What the children find programs by; the caller's own search path is not handed on.
 const CHILD_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// How often a waiting call looks whether someone asked to stop.
@@ -158,8 +160,8 @@ impl Running {
     /// lines of standard error; [`ProcessError::Read`] where the pipe broke.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, ProcessError> {
         if let Some(stdout) = &mut self.stdout {
-            self.buffer.reserve(64 << 10);
-            let read = stdout.read_buf(&mut self.buffer).await;
+            self.buffer.reserve(CHUNK_BYTES);
+            let read = stdout.read_buf(&mut (&mut self.buffer).limit(CHUNK_BYTES)).await;
             let read = read.map_err(|source| ProcessError::Read { program: self.program.clone(), source })?;
             if read > 0 {
                 return Ok(Some(self.buffer.split().freeze()));
@@ -220,7 +222,7 @@ impl fmt::Debug for Running {
 #[async_trait]
 impl BodyRead for Running {
     async fn next(&mut self) -> Result<Option<Piece>, BodyError> {
-        debug_assert!((64 << 10) <= PIECE_BYTES_MAX, "a chunk of the pipe fits into a piece");
+        const { assert!(CHUNK_BYTES <= PIECE_BYTES_MAX, "a chunk of the pipe fits into a piece") };
         let chunk = self.chunk().await?;
         Ok(chunk.map(Piece::Data))
     }
