@@ -2,6 +2,8 @@
 //! servers. Never a dependency of the product.
 
 pub mod context;
+pub mod crash;
 pub mod mixed;
 pub mod postgres;
 pub mod snapshot;
+pub mod stale;
