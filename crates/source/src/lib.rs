@@ -4,6 +4,8 @@
 //! folder bear the same names: `mod.rs` (what is captured, what is not, which consistency),
 //! `backup.rs`, `restore.rs`, `client.rs` or `tool.rs`, `version.rs`.
 
+pub mod files;
+
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;

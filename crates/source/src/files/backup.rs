@@ -1,0 +1,370 @@
+//! Brings a tree into a snapshot.
+//!
+//! One thread walks and tells what it meets in batches; several batches are worked on at once.
+//! What the parent snapshot holds unchanged is kept without opening it. Small files are read whole
+//! before they are put, several in one go; large ones are streamed.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use futures::TryStreamExt;
+use jiff::Timestamp;
+use lifeboat_model::flow::{Body, BodyError, BodyRead, EntrySink, Kept, PIECE_BYTES_MAX, Piece, RunContext, Shape};
+use lifeboat_model::{EntryKind, EntryMeta, EntryPath, Fingerprint, RecoveryPoint};
+use rustix::fs::Stat;
+use tokio::sync::mpsc;
+
+use super::content::{Failure, FileBody, Opened, Unread, open};
+use super::meta::{At, Names, ctime_ns, fingerprint, links_of, size_of, unchanged};
+use super::walk::{Event, Found, Inode, Plan, Walker};
+use crate::SourceError;
+
+/// Batches that are worked on at once, and as many wait.
+const IN_FLIGHT: usize = 8;
+/// Content of small files that one batch reads in one go.
+const GROUP_BYTES: u64 = 2 << 20;
+/// How often a file is read that changes while it is read.
+const READS_MAX: u32 = 3;
+/// Problems that are recorded one by one; of those above only the number is.
+const PROBLEMS_MAX: u64 = 1_000;
+/// A file whose last change is younger than this when it is read gets no fingerprint: a change
+/// within the same tick of the file system's clock (at most 10 ms) would leave no trace.
+const TICK_NS: i128 = 20_000_000;
+
+/// What was met, for the recovery point.
+#[derive(Debug, Default)]
+struct Counts {
+    files: AtomicU64,
+    dirs: AtomicU64,
+    others: AtomicU64,
+    skipped: AtomicU64,
+    problems: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// One backup.
+struct Run<'a> {
+    sink: &'a dyn EntrySink,
+    ctx: &'a RunContext,
+    names: Arc<Names>,
+    counts: Counts,
+    /// Files with several names whose first name vanished before it was read.
+    lost: Mutex<HashSet<Inode>>,
+    last_problem: Mutex<Option<EntryPath>>,
+}
+
+/// Backs up all of `plan`.
+pub(super) async fn run(
+    plan: Arc<Plan>,
+    machine_id: Option<String>,
+    sink: &dyn EntrySink,
+    ctx: &RunContext,
+) -> Result<RecoveryPoint, SourceError> {
+    let begin = ctx.clock.now();
+    ctx.monitor.begin("files", None);
+    let run = Run {
+        sink,
+        ctx,
+        names: Arc::new(Names::default()),
+        counts: Counts::default(),
+        lost: Mutex::default(),
+        last_problem: Mutex::default(),
+    };
+    run.pass(&plan, None).await?;
+    let lost = std::mem::take(&mut *lock(&run.lost));
+    if !lost.is_empty() {
+        // Further names were recorded as links to a first name that vanished before it was read.
+        run.pass(&plan, Some(lost)).await?;
+    }
+    run.tell_rest_of_problems().await?;
+    Ok(run.point(begin, machine_id))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Run<'_> {
+    async fn pass(&self, plan: &Arc<Plan>, only: Option<HashSet<Inode>>) -> Result<(), SourceError> {
+        let (out, batches) = mpsc::channel(IN_FLIGHT);
+        let mut walk = Walker::new(Arc::clone(plan), Arc::clone(&self.names), out, self.ctx.cancel.clone());
+        walk.only = only;
+        let walk = tokio::task::spawn_blocking(move || walk.run());
+        let batches = futures::stream::unfold(batches, |mut batches| async {
+            let batch: Vec<Event> = batches.recv().await?;
+            Some((Ok(batch), batches))
+        });
+        let worked = batches.try_for_each_concurrent(IN_FLIGHT, |batch| self.batch(batch)).await;
+        let walked = walk.await.map_err(|error| SourceError::Failed {
+            what: "the walk over the files broke".to_owned(),
+            hint: None,
+            source: Some(Box::new(error)),
+        })?;
+        worked.and(walked)
+    }
+
+    async fn batch(&self, batch: Vec<Event>) -> Result<(), SourceError> {
+        let now = self.ctx.clock.now();
+        let (mut group, mut group_bytes) = (Vec::new(), 0);
+        for event in batch {
+            if self.ctx.cancel.is_cancelled() {
+                return Err(SourceError::Cancelled);
+            }
+            match event {
+                Event::Skip(path, why) => self.skip(&path, &why).await?,
+                Event::Problem(path, what) => self.problem(&path, &what).await?,
+                Event::Found(found) if found.meta.kind == EntryKind::File => {
+                    if self.keep(&found).await? {
+                        continue;
+                    }
+                    let size = size_of(&found.stat);
+                    if size > PIECE_BYTES_MAX as u64 {
+                        self.large(*found, now).await?;
+                        continue;
+                    }
+                    group_bytes += size;
+                    group.push(*found);
+                    if group_bytes >= GROUP_BYTES {
+                        self.small(std::mem::take(&mut group), now).await?;
+                        group_bytes = 0;
+                    }
+                }
+                Event::Found(found) => self.empty(&found).await?,
+            }
+        }
+        self.small(group, now).await
+    }
+
+    /// Whether the parent snapshot has the content.
+    async fn keep(&self, found: &Found) -> Result<bool, SourceError> {
+        match self.sink.keep(&found.path, &found.meta, &fingerprint(&found.stat)).await? {
+            Kept::No => Ok(false),
+            Kept::Yes { bytes } => {
+                self.count(&self.counts.files, bytes);
+                Ok(true)
+            }
+        }
+    }
+
+    /// Puts what has no content.
+    async fn empty(&self, found: &Found) -> Result<(), SourceError> {
+        self.sink.put(&found.path, &found.meta, None, Body::Empty).await?;
+        let is_dir = found.meta.kind == EntryKind::Dir;
+        self.count(if is_dir { &self.counts.dirs } else { &self.counts.others }, 0);
+        Ok(())
+    }
+
+    /// Reads a group of small files on a thread for that, then puts them.
+    async fn small(&self, group: Vec<Found>, now: Timestamp) -> Result<(), SourceError> {
+        if group.is_empty() {
+            return Ok(());
+        }
+        let names = Arc::clone(&self.names);
+        let read = tokio::task::spawn_blocking(move || {
+            let read = |found: Found| {
+                let outcome = read_small(&found, &names);
+                (found, outcome)
+            };
+            group.into_iter().map(read).collect::<Vec<_>>()
+        });
+        let read = read.await.map_err(|error| SourceError::Failed {
+            what: "reading small files broke".to_owned(),
+            hint: None,
+            source: Some(Box::new(error)),
+        })?;
+        for (found, outcome) in read {
+            match outcome {
+                Err(unread) => self.unread(&found, &unread).await?,
+                Ok(Small::Outgrown) => self.large(found, now).await?,
+                Ok(Small::Read(small)) => {
+                    for what in &small.complaints {
+                        self.problem(&found.path, what).await?;
+                    }
+                    let fingerprint = fresh_fingerprint(&small.stat, now);
+                    let stats = self.sink.put(&found.path, &small.meta, fingerprint, body_of(small.pieces)).await?;
+                    self.count(&self.counts.files, stats.bytes);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Streams a large file, again if it changes meanwhile.
+    async fn large(&self, found: Found, now: Timestamp) -> Result<(), SourceError> {
+        for read in 1..=READS_MAX {
+            let (found_here, names) = (clone(&found), Arc::clone(&self.names));
+            let opened = tokio::task::spawn_blocking(move || {
+                let opened = open(&found_here)?;
+                let (meta, complaints) = meta_now(&found_here, &opened, &names);
+                Ok((opened, meta, complaints))
+            });
+            let (opened, meta, complaints) = match opened.await.map_err(|error| SourceError::at(&found.path, error))? {
+                Ok(all) => all,
+                Err(unread) => return self.unread(&found, &unread).await,
+            };
+            let failure = Failure::default();
+            let from = Box::new(FileBody::new(&opened, Arc::clone(&failure), self.ctx.cancel.clone()));
+            let body = Body::Stream { from, shape: Shape::Stream };
+            let fingerprint = fresh_fingerprint(&opened.stat, now);
+            let stats = self.sink.put(&found.path, &meta, fingerprint, body).await?;
+            let failed = lock(&failure).take();
+            let unchanged = opened.is_unchanged().unwrap_or(false);
+            let last = read == READS_MAX;
+            match failed {
+                Some(unread) if last => return self.unread(&found, &unread).await,
+                None if unchanged || last => {
+                    self.count(&self.counts.files, stats.bytes);
+                    for what in complaints {
+                        self.problem(&found.path, &what).await?;
+                    }
+                    return if unchanged { Ok(()) } else { self.problem(&found.path, CHANGED).await };
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn unread(&self, found: &Found, unread: &Unread) -> Result<(), SourceError> {
+        if unread.gone && links_of(&found.stat) > 1 {
+            lock(&self.lost).insert((found.stat.st_dev, found.stat.st_ino));
+        }
+        self.skip(&found.path, &unread.why).await
+    }
+
+    async fn skip(&self, path: &EntryPath, why: &str) -> Result<(), SourceError> {
+        self.counts.skipped.fetch_add(1, Ordering::Relaxed);
+        Ok(self.sink.skip(path, why).await?)
+    }
+
+    async fn problem(&self, path: &EntryPath, what: &str) -> Result<(), SourceError> {
+        if self.counts.problems.fetch_add(1, Ordering::Relaxed) < PROBLEMS_MAX {
+            return Ok(self.sink.problem(path, what).await?);
+        }
+        *lock(&self.last_problem) = Some(path.clone());
+        Ok(())
+    }
+
+    async fn tell_rest_of_problems(&self) -> Result<(), SourceError> {
+        let last = lock(&self.last_problem).take();
+        if let Some(path) = last {
+            let more = self.counts.problems.load(Ordering::Relaxed).saturating_sub(PROBLEMS_MAX);
+            self.sink.problem(&path, &format!("the last of {more} further problems that are not listed")).await?;
+        }
+        Ok(())
+    }
+
+    fn count(&self, kind: &AtomicU64, bytes: u64) {
+        kind.fetch_add(1, Ordering::Relaxed);
+        self.counts.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.ctx.monitor.entries(1);
+        self.ctx.monitor.bytes(bytes);
+    }
+
+    fn point(&self, begin: Timestamp, machine_id: Option<String>) -> RecoveryPoint {
+        let count = |number: &AtomicU64| number.load(Ordering::Relaxed).to_string();
+        let mut facts = BTreeMap::from([
+            ("files.files".to_owned(), count(&self.counts.files)),
+            ("files.directories".to_owned(), count(&self.counts.dirs)),
+            ("files.others".to_owned(), count(&self.counts.others)),
+            ("files.skipped".to_owned(), count(&self.counts.skipped)),
+            ("files.bytes".to_owned(), count(&self.counts.bytes)),
+        ]);
+        facts.extend(machine_id.map(|id| ("machine.id".to_owned(), id)));
+        let end = self.ctx.clock.now();
+        let consistency = format!("each file as it was at some time from {begin:.0} to {end:.0}");
+        RecoveryPoint { time: begin, consistency, facts }
+    }
+}
+
+const CHANGED: &str = "it changed each of the three times that it was read; stored as it was read last";
+
+/// What became of a small file.
+enum Small {
+    Read(Box<SmallFile>),
+    /// No longer small.
+    Outgrown,
+}
+
+struct SmallFile {
+    stat: Stat,
+    meta: EntryMeta,
+    pieces: Vec<Piece>,
+    complaints: Vec<String>,
+}
+
+fn read_small(found: &Found, names: &Names) -> Result<Small, Unread> {
+    let mut read = 1;
+    loop {
+        let opened = open(found)?;
+        if size_of(&opened.stat) > PIECE_BYTES_MAX as u64 {
+            return Ok(Small::Outgrown);
+        }
+        let (meta, mut complaints) = meta_now(found, &opened, names);
+        let pieces = opened.read_all();
+        let unchanged = opened.is_unchanged().unwrap_or(false);
+        match pieces {
+            Ok(pieces) if unchanged || read == READS_MAX => {
+                if !unchanged {
+                    complaints.push(CHANGED.to_owned());
+                }
+                return Ok(Small::Read(Box::new(SmallFile { stat: opened.stat, meta, pieces, complaints })));
+            }
+            Err(error) if read == READS_MAX => return Err(Unread::from_io(&error)),
+            _ => read += 1,
+        }
+    }
+}
+
+/// The metadata that the walk saw, or new one where the file changed since.
+fn meta_now(found: &Found, opened: &Opened, names: &Names) -> (EntryMeta, Vec<String>) {
+    let mut complaints = Vec::new();
+    if unchanged(&found.stat, &opened.stat) {
+        return (found.meta.clone(), complaints);
+    }
+    let fresh = names.meta(&opened.stat, At::Open(opened.file.as_fd()), &mut complaints);
+    (fresh.unwrap_or_else(|_| found.meta.clone()), complaints)
+}
+
+fn fresh_fingerprint(stat: &Stat, now: Timestamp) -> Option<Fingerprint> {
+    let age = now.as_nanosecond() - ctime_ns(stat);
+    (age.abs() > TICK_NS).then(|| fingerprint(stat))
+}
+
+fn clone(found: &Found) -> Found {
+    Found { path: found.path.clone(), stat: found.stat, meta: found.meta.clone(), dir: found.dir.clone() }
+}
+
+fn body_of(mut pieces: Vec<Piece>) -> Body {
+    match pieces.pop() {
+        None => Body::Empty,
+        Some(Piece::Data(bytes)) if pieces.is_empty() => Body::Bytes(bytes),
+        Some(last) => {
+            pieces.push(last);
+            Body::Stream { from: Box::new(Ready(pieces.into_iter())), shape: Shape::Stream }
+        }
+    }
+}
+
+/// Pieces that are in memory already.
+struct Ready(std::vec::IntoIter<Piece>);
+
+#[async_trait]
+impl BodyRead for Ready {
+    async fn next(&mut self) -> Result<Option<Piece>, BodyError> {
+        Ok(self.0.next())
+    }
+}
+
+/// The identity of this machine where it has one.
+pub(super) fn machine_id() -> io::Result<Option<String>> {
+    match std::fs::read_to_string("/etc/machine-id") {
+        Ok(text) => Ok(Some(text.trim().to_owned()).filter(|id| !id.is_empty())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}

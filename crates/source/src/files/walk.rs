@@ -1,0 +1,537 @@
+//! Walks the configured paths in the order of entries.
+//!
+//! Every step goes from an open directory to a name in it, never through a path: a directory that
+//! becomes a symbolic link during the walk leads nowhere. Runs on a thread of its own.
+//!
+//! # Bounds
+//! Names of the directories on the way down (their bytes and 8 bytes each; a million names take
+//! about 30 MB), [`OPEN_DIRS`] open directories, [`LINK_BYTES_MAX`] for hard links that wait for
+//! their further names, and the batches in the channel.
+
+use std::collections::{HashMap, HashSet};
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use lifeboat_model::flow::Cancel;
+use lifeboat_model::{EntryKind, EntryMeta, EntryPath};
+use rustix::fs::{AtFlags, Dir, OFlags, Stat};
+use rustix::io::Errno;
+use tokio::sync::mpsc::Sender;
+
+use super::exclude::{CACHE_SIGNATURE, CACHE_TAG, Excludes};
+use super::meta::{At, Names, kind_of, links_of, open_quietly, said};
+use crate::SourceError;
+
+/// A device and an inode on it.
+pub(super) type Inode = (u64, u64);
+
+/// Events that go to a worker at once.
+const BATCH_EVENTS: usize = 128;
+/// Directories that a batch may keep open.
+const BATCH_DIRS: usize = 16;
+/// Directories that the walk keeps open on its way down; above that it opens them again.
+const OPEN_DIRS: usize = 64;
+/// Memory for files with several names of which some were not met yet.
+const LINK_BYTES_MAX: usize = 32 << 20;
+
+/// File systems that hold no data: `f_type` of proc, sysfs, devpts, cgroup, cgroup2, debugfs,
+/// tracefs, securityfs, bpf, mqueue (linux/magic.h).
+const PSEUDO: [u64; 10] = [
+    0x9fa0,
+    0x6265_6572,
+    0x1cd1,
+    0x0027_e0eb,
+    0x6367_7270,
+    0x6462_6720,
+    0x7472_6163,
+    0x7363_6673,
+    0xcafe_4a11,
+    0x1980_0202,
+];
+
+/// Something that the walk met.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// An entry.
+    Found(Box<Found>),
+    /// Something that is left out because it cannot be read.
+    Skip(EntryPath, String),
+    /// Something that is not as it should be with an entry that is there.
+    Problem(EntryPath, String),
+}
+
+/// An entry that the walk met.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) path: EntryPath,
+    pub(super) stat: Stat,
+    pub(super) meta: EntryMeta,
+    /// The directory that holds it, for what is going to be opened.
+    pub(super) dir: Option<Arc<OwnedFd>>,
+}
+
+/// What is walked.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// Sorted; none lies within another. Empty for the root of the file system.
+    pub(super) roots: Vec<Option<EntryPath>>,
+    pub(super) excludes: Excludes,
+    pub(super) one_file_system: bool,
+    pub(super) exclude_caches: bool,
+}
+
+/// One directory on the way down.
+struct Frame {
+    path: Option<EntryPath>,
+    fd: Option<Arc<OwnedFd>>,
+    inode: Inode,
+    names: NameList,
+    next: usize,
+}
+
+/// Names of a directory in order, packed.
+#[derive(Default)]
+struct NameList {
+    bytes: Vec<u8>,
+    /// Start and length.
+    spans: Vec<(u32, u16)>,
+}
+
+impl NameList {
+    fn push(&mut self, name: &[u8]) -> Result<(), Errno> {
+        let start = u32::try_from(self.bytes.len()).map_err(|_| Errno::TOOBIG)?;
+        let length = u16::try_from(name.len()).map_err(|_| Errno::NAMETOOLONG)?;
+        self.bytes.extend_from_slice(name);
+        self.spans.push((start, length));
+        Ok(())
+    }
+
+    fn get(&self, index: usize) -> Option<&[u8]> {
+        let (start, length) = *self.spans.get(index)?;
+        Some(&self.bytes[start as usize..start as usize + usize::from(length)])
+    }
+
+    /// Only after [`NameList::sort`].
+    fn contains(&self, wanted: &[u8]) -> bool {
+        let name = |span: &(u32, u16)| &self.bytes[span.0 as usize..span.0 as usize + usize::from(span.1)];
+        self.spans.binary_search_by(|span| name(span).cmp(wanted)).is_ok()
+    }
+
+    fn sort(&mut self) {
+        let bytes = &self.bytes;
+        let name = |span: &(u32, u16)| &bytes[span.0 as usize..span.0 as usize + usize::from(span.1)];
+        self.spans.sort_unstable_by(|a, b| name(a).cmp(name(b)));
+    }
+}
+
+/// The first name of a file with several, and how many names are still to come.
+struct FirstName {
+    path: EntryPath,
+    left: u64,
+}
+
+/// The walk.
+pub(super) struct Walker {
+    pub(super) plan: Arc<Plan>,
+    pub(super) names: Arc<Names>,
+    pub(super) out: Sender<Vec<Event>>,
+    pub(super) cancel: Cancel,
+    /// Only names of these files are told; nothing else.
+    pub(super) only: Option<HashSet<Inode>>,
+    batch: Vec<Event>,
+    batch_dirs: usize,
+    links: HashMap<Inode, FirstName>,
+    link_bytes: usize,
+    links_full: bool,
+}
+
+/// How a walk ended before its end.
+enum Stop {
+    /// The receiver is gone; its own error tells why.
+    NobodyListens,
+    Failed(SourceError),
+}
+
+impl From<SourceError> for Stop {
+    fn from(error: SourceError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Walker {
+    pub(super) fn new(plan: Arc<Plan>, names: Arc<Names>, out: Sender<Vec<Event>>, cancel: Cancel) -> Self {
+        Self {
+            plan,
+            names,
+            out,
+            cancel,
+            only: None,
+            batch: Vec::new(),
+            batch_dirs: 0,
+            links: HashMap::new(),
+            link_bytes: 0,
+            links_full: false,
+        }
+    }
+
+    /// Walks all paths to their end.
+    pub(super) fn run(mut self) -> Result<(), SourceError> {
+        match self.all() {
+            Ok(()) | Err(Stop::NobodyListens) => Ok(()),
+            Err(Stop::Failed(error)) => Err(error),
+        }
+    }
+
+    fn all(&mut self) -> Result<(), Stop> {
+        let plan = Arc::clone(&self.plan);
+        let mut told = HashSet::new();
+        for root in &plan.roots {
+            self.root(root.as_ref(), &mut told)?;
+        }
+        self.flush()
+    }
+
+    /// Goes down to a configured path, telling the directories above it, and walks it.
+    fn root(&mut self, root: Option<&EntryPath>, told: &mut HashSet<EntryPath>) -> Result<(), Stop> {
+        let slash = rustix::fs::open("/", OFlags::DIRECTORY | OFlags::CLOEXEC, rustix::fs::Mode::empty());
+        let mut dir = Arc::new(slash.map_err(|error| root_failed("/", error))?);
+        let Some(root) = root else {
+            let stat = rustix::fs::fstat(&dir).map_err(|error| root_failed("/", error))?;
+            return self.tree(None, dir, &stat);
+        };
+        let shown = format!("/{root}");
+        let mut path: Option<EntryPath> = None;
+        for name in root.components() {
+            let here = join(path.as_ref(), name).map_err(|error| root_failed(&shown, error))?;
+            let stat = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|error| root_failed(&shown, error))?;
+            let kind = kind_of(&stat);
+            if kind == EntryKind::Symlink {
+                return Err(through_a_link(root, &here).into());
+            }
+            if kind != EntryKind::Dir {
+                if here != *root {
+                    return Err(root_failed(&shown, Errno::NOTDIR).into());
+                }
+                return self.entry(here, &dir, &stat);
+            }
+            let next = open_quietly(dir.as_fd(), name, OFlags::DIRECTORY);
+            let next = Arc::new(next.map_err(|error| root_failed(&shown, error))?);
+            let stat = rustix::fs::fstat(&next).map_err(|error| root_failed(&shown, error))?;
+            if here == *root {
+                return self.tree(Some(here), next, &stat);
+            }
+            if told.insert(here.clone()) {
+                self.directory(&here, &next, &stat)?;
+            }
+            (dir, path) = (next, Some(here));
+        }
+        Ok(())
+    }
+
+    /// Walks a directory and all below it.
+    fn tree(&mut self, path: Option<EntryPath>, fd: Arc<OwnedFd>, stat: &Stat) -> Result<(), Stop> {
+        if let Some(path) = &path {
+            self.directory(path, &fd, stat)?;
+        }
+        let device = stat.st_dev;
+        let top = self.frame(path, fd, stat)?;
+        if let (Some(path), true) = (&top.path, top.names.spans.is_empty()) {
+            let what = "the directory is empty: is its disk mounted?".to_owned();
+            self.tell(Event::Problem(path.clone(), what))?;
+        }
+        let mut frames = vec![top];
+        while let Some(frame) = frames.last_mut() {
+            let Some(name) = frame.names.get(frame.next) else {
+                frames.pop();
+                continue;
+            };
+            let path = join(frame.path.as_ref(), name);
+            frame.next += 1;
+            let path = match (path, frame.path.clone()) {
+                (Ok(path), _) => path,
+                (Err(_), at) => {
+                    let what = "it holds a name whose path is longer than 8192 bytes".to_owned();
+                    if let Some(at) = at {
+                        self.tell(Event::Problem(at, what))?;
+                    }
+                    continue;
+                }
+            };
+            if self.plan.excludes.leave_out(&path) {
+                continue;
+            }
+            if let Err(error) = reopen(&mut frames) {
+                // The directory was moved or removed under us.
+                let what = format!("the rest of its directory could not be read: {}", said(error));
+                self.tell(Event::Skip(path, what))?;
+                frames.pop();
+                continue;
+            }
+            let dir = frames.last().and_then(|frame| frame.fd.clone());
+            if let Some(dir) = dir
+                && let Some(below) = self.visit(path, &dir, device)?
+            {
+                frames.push(below);
+                let closed = frames.len().saturating_sub(OPEN_DIRS);
+                if closed > 0 {
+                    frames[closed - 1].fd = None;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells one name of a directory; a frame where the walk goes down.
+    fn visit(&mut self, path: EntryPath, dir: &Arc<OwnedFd>, device: u64) -> Result<Option<Frame>, Stop> {
+        if self.cancel.is_cancelled() {
+            return Err(SourceError::Cancelled.into());
+        }
+        let stat = match rustix::fs::statat(dir, path.name(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(error) => {
+                self.tell(Event::Skip(path, gone_or(error, "cannot be looked at")))?;
+                return Ok(None);
+            }
+        };
+        let other_file_system = stat.st_dev != device;
+        if kind_of(&stat) != EntryKind::Dir {
+            if !(other_file_system && self.plan.one_file_system) {
+                self.entry(path, dir, &stat)?;
+            }
+            return Ok(None);
+        }
+        if self.plan.excludes.leave_out_dir(&path) {
+            return Ok(None);
+        }
+        let opened = open_quietly(dir.as_fd(), path.name(), OFlags::DIRECTORY);
+        let (fd, stat) = match opened.and_then(|fd| rustix::fs::fstat(&fd).map(|stat| (fd, stat))) {
+            Ok(both) => both,
+            Err(error) => {
+                self.tell(Event::Skip(path, gone_or(error, "cannot be opened")))?;
+                return Ok(None);
+            }
+        };
+        let fd = Arc::new(fd);
+        self.directory(&path, &fd, &stat)?;
+        let stay_out = stat.st_dev != device && (self.plan.one_file_system || is_pseudo(&fd));
+        if stay_out { Ok(None) } else { self.frame(Some(path), fd, &stat).map(Some) }
+    }
+
+    /// Lists a directory.
+    fn frame(&mut self, path: Option<EntryPath>, fd: Arc<OwnedFd>, stat: &Stat) -> Result<Frame, Stop> {
+        let (mut names, broken) = list(&fd);
+        if let (Some(error), Some(path)) = (broken, &path) {
+            let what = format!("its names could not all be listed: {}", said(error));
+            self.tell(Event::Problem(path.clone(), what))?;
+        }
+        if self.plan.exclude_caches && is_cache(&fd, &names) {
+            names = NameList::default();
+            // Its name fits a list of one.
+            let _ = names.push(CACHE_TAG);
+        }
+        Ok(Frame { path, fd: Some(fd), inode: (stat.st_dev, stat.st_ino), names, next: 0 })
+    }
+
+    fn directory(&mut self, path: &EntryPath, fd: &Arc<OwnedFd>, stat: &Stat) -> Result<(), Stop> {
+        if self.only.is_some() {
+            return Ok(());
+        }
+        let mut complaints = Vec::new();
+        match self.names.meta(stat, At::Open(fd.as_fd()), &mut complaints) {
+            Ok(meta) => self.found(Found { path: path.clone(), stat: *stat, meta, dir: None }, complaints),
+            Err(error) => self.tell(Event::Skip(path.clone(), gone_or(error, "cannot be read"))),
+        }
+    }
+
+    /// Tells anything but a directory.
+    fn entry(&mut self, path: EntryPath, dir: &Arc<OwnedFd>, stat: &Stat) -> Result<(), Stop> {
+        let inode = (stat.st_dev, stat.st_ino);
+        if self.only.as_ref().is_some_and(|only| !only.contains(&inode)) {
+            return Ok(());
+        }
+        let mut complaints = Vec::new();
+        let mut meta = match self.names.meta(stat, At::Name(dir.as_fd(), path.name()), &mut complaints) {
+            Ok(meta) => meta,
+            Err(error) => return self.tell(Event::Skip(path, gone_or(error, "cannot be read"))),
+        };
+        let links = links_of(stat);
+        if links > 1
+            && let Some(first) = self.first_name(inode, links, &path)?
+        {
+            meta.kind = EntryKind::Hardlink;
+            meta.link = Some(first.as_bytes().to_vec());
+            complaints.clear();
+        }
+        let opens = meta.kind == EntryKind::File;
+        if opens && !self.batch.last().is_some_and(|last| same_dir(last, dir)) {
+            self.batch_dirs += 1;
+        }
+        let dir = opens.then(|| Arc::clone(dir));
+        self.found(Found { path, stat: *stat, meta, dir }, complaints)
+    }
+
+    /// The path under which a file with several names was met first, if this is not the first.
+    fn first_name(&mut self, inode: Inode, names: u64, path: &EntryPath) -> Result<Option<EntryPath>, Stop> {
+        if let Some(first) = self.links.get_mut(&inode) {
+            let known = first.path.clone();
+            first.left = first.left.saturating_sub(1);
+            if first.left == 0 {
+                self.links.remove(&inode);
+                self.link_bytes = self.link_bytes.saturating_sub(link_cost(&known));
+            }
+            return Ok(Some(known));
+        }
+        let cost = link_cost(path);
+        if self.link_bytes + cost > LINK_BYTES_MAX {
+            if !self.links_full {
+                self.links_full = true;
+                let what = "more files with several names than can be remembered: from here on some hard links are \
+                            stored as files of their own";
+                self.tell(Event::Problem(path.clone(), what.to_owned()))?;
+            }
+            return Ok(None);
+        }
+        self.link_bytes += cost;
+        self.links.insert(inode, FirstName { path: path.clone(), left: names - 1 });
+        Ok(None)
+    }
+
+    fn found(&mut self, found: Found, complaints: Vec<String>) -> Result<(), Stop> {
+        let path = (!complaints.is_empty()).then(|| found.path.clone());
+        self.tell(Event::Found(Box::new(found)))?;
+        for what in complaints {
+            if let Some(path) = &path {
+                self.tell(Event::Problem(path.clone(), what))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, event: Event) -> Result<(), Stop> {
+        self.batch.push(event);
+        if self.batch.len() >= BATCH_EVENTS || self.batch_dirs >= BATCH_DIRS { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), Stop> {
+        self.batch_dirs = 0;
+        let batch = std::mem::take(&mut self.batch);
+        self.out.blocking_send(batch).map_err(|_| Stop::NobodyListens)
+    }
+}
+
+fn same_dir(event: &Event, dir: &Arc<OwnedFd>) -> bool {
+    matches!(event, Event::Found(found) if found.dir.as_ref().is_some_and(|other| Arc::ptr_eq(other, dir)))
+}
+
+/// What a remembered first name takes: its bytes, its place in the map and the allocator's share.
+fn link_cost(path: &EntryPath) -> usize {
+    path.as_bytes().len() + 96
+}
+
+fn join(path: Option<&EntryPath>, name: &[u8]) -> Result<EntryPath, Errno> {
+    match path {
+        None => EntryPath::new(name),
+        Some(path) => path.join(name),
+    }
+    .map_err(|_| Errno::NAMETOOLONG)
+}
+
+/// Opens the last frame's directory if it was closed on the way down, and those shortly above it.
+fn reopen(frames: &mut [Frame]) -> Result<(), Errno> {
+    let Some(last) = frames.len().checked_sub(1) else { return Ok(()) };
+    if frames[last].fd.is_some() {
+        return Ok(());
+    }
+    // The topmost frame's directory is closed only after 64 deeper ones were opened; the way down
+    // starts from `/` then, by names and without following links.
+    let slash = rustix::fs::open("/", OFlags::DIRECTORY | OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
+    let mut at = Arc::new(slash);
+    let path = frames[last].path.clone();
+    // The path of the last frame has as many components as there are frames below the top one, and
+    // those of the configured path.
+    let components = path.iter().flat_map(EntryPath::components).count();
+    let first_kept = last.saturating_sub(OPEN_DIRS / 2);
+    for (depth, name) in path.iter().flat_map(EntryPath::components).enumerate() {
+        at = Arc::new(open_quietly(at.as_fd(), name, OFlags::DIRECTORY)?);
+        let Some(index) = (depth + 1 + last).checked_sub(components) else { continue };
+        if let Some(frame) = frames.get_mut(index)
+            && index >= first_kept
+        {
+            let stat = rustix::fs::fstat(&at)?;
+            if (stat.st_dev, stat.st_ino) != frame.inode {
+                return Err(Errno::NOENT);
+            }
+            frame.fd = Some(Arc::clone(&at));
+        }
+    }
+    if frames[last].fd.is_some() { Ok(()) } else { Err(Errno::NOENT) }
+}
+
+/// All names in order, and the error that ended the list early.
+fn list(fd: &OwnedFd) -> (NameList, Option<Errno>) {
+    let mut names = NameList::default();
+    let broken = Dir::read_from(fd).and_then(|mut dir| {
+        while let Some(entry) = dir.read() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                names.push(name)?;
+            }
+        }
+        Ok(())
+    });
+    names.sort();
+    (names, broken.err())
+}
+
+fn is_cache(fd: &OwnedFd, names: &NameList) -> bool {
+    let mut start = [0; CACHE_SIGNATURE.len()];
+    names.contains(CACHE_TAG)
+        && open_quietly(fd.as_fd(), CACHE_TAG, OFlags::empty())
+            .map(std::fs::File::from)
+            .is_ok_and(|mut tag| tag.read_exact(&mut start).is_ok() && start == CACHE_SIGNATURE)
+}
+
+fn is_pseudo(fd: &OwnedFd) -> bool {
+    rustix::fs::fstatfs(fd).is_ok_and(|found| u64::try_from(found.f_type).is_ok_and(|kind| PSEUDO.contains(&kind)))
+}
+
+/// The reason of a skip, in words.
+pub(super) fn gone_or(error: Errno, what: &str) -> String {
+    match error {
+        Errno::NOENT => "it vanished during the backup".to_owned(),
+        Errno::LOOP | Errno::NOTDIR => "it was replaced by something else during the backup".to_owned(),
+        error => format!("it {what}: {}", said(error)),
+    }
+}
+
+fn root_failed(shown: &str, error: Errno) -> SourceError {
+    let hint = match error {
+        Errno::NOENT | Errno::NOTDIR => {
+            "is its disk mounted? A path that is no longer wanted has to leave the configuration"
+        }
+        Errno::ACCESS | Errno::PERM => "run the backup as root, or as a user that may read it",
+        _ => "look at the disk and its file system: dmesg, mount",
+    };
+    SourceError::Failed {
+        what: format!("the configured path {shown} cannot be read"),
+        hint: Some(hint.to_owned()),
+        source: Some(Box::new(std::io::Error::from(error))),
+    }
+}
+
+fn through_a_link(root: &EntryPath, link: &EntryPath) -> SourceError {
+    use std::os::unix::ffi::OsStrExt;
+    let path = PathBuf::from("/").join(std::ffi::OsStr::from_bytes(root.as_bytes()));
+    let hint = std::fs::canonicalize(&path).map_or_else(
+        |_| "the link leads nowhere".to_owned(),
+        |real| format!("write {} instead, so that a restore puts the files where they are", real.display()),
+    );
+    SourceError::Config {
+        what: format!("the configured path /{root} leads through the symbolic link /{link}"),
+        hint: Some(hint),
+    }
+}
