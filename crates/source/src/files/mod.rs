@@ -30,6 +30,7 @@ mod exclude;
 mod meta;
 mod walk;
 
+use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -99,6 +100,10 @@ impl FilesSource {
 impl Source for FilesSource {
     fn kind(&self) -> &'static str {
         "files"
+    }
+
+    async fn identity(&self, _ctx: &RunContext) -> Result<BTreeMap<String, String>, SourceError> {
+        Ok(self.machine_id().map(|id| ("machine.id".to_owned(), id)).into_iter().collect())
     }
 
     async fn backup(&self, sink: &dyn EntrySink, ctx: &RunContext) -> Result<RecoveryPoint, SourceError> {
