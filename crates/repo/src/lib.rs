@@ -2,8 +2,32 @@
 //!
 //! `docs/format.md` specifies every byte; the modules follow its sections.
 
+// Keys and roles: opening, making and joining a repository.
 pub mod access;
-pub mod chunker;
+pub mod create;
+pub mod error;
+pub mod format;
+pub mod keyfile;
+pub mod keyring;
+mod newest;
+pub mod open;
+pub mod remember;
+pub mod roster;
+
+// Primitives and frames.
+pub mod cbor;
 pub mod crypt;
 pub mod object;
-pub mod roster;
+
+// Content on its way in.
+pub mod chunker;
+
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+pub use access::Access;
+pub use create::{CreateOptions, Creation};
+pub use error::{RepoError, RepoErrorKind};
+pub use newest::OpenWarning;
+pub use open::{Keys, Opened, open_access};
+pub use remember::{Remembered, RememberedHead};

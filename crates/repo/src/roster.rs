@@ -1,10 +1,13 @@
 //! The signed list of who may do what. `docs/format.md`, section "format, roster, keyring".
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use lifeboat_model::{Digest, ObjectHash};
+use lifeboat_store::Key;
 
-use crate::crypt::{SealPublic, VerifyKey};
-use crate::object::DomainId;
+use crate::cbor::{Build, Parse, required};
+use crate::crypt::{SealPublic, SignKey, VerifyKey};
+use crate::object::{self, DomainId, ObjectError, ObjectType, RepositoryId};
 
 /// Who may do what, as the root signed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +51,14 @@ pub struct RosterWriter {
     pub added: Timestamp,
 }
 
+impl RosterWriter {
+    /// Whether it may add snapshots of the source with these tags, made under its domain's key.
+    #[must_use]
+    pub fn allows(&self, stack: Digest, source: Digest) -> bool {
+        self.allowed.contains(&stack) || self.allowed.contains(&source)
+    }
+}
+
 /// A maintainer or an identity on the roster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RosterKey {
@@ -66,4 +77,388 @@ pub struct RemovedWriter {
     pub domain: DomainId,
     /// Newest roots of its chains when it was removed; later ones are refused.
     pub heads: Vec<ObjectHash>,
+}
+
+/// The name of a numbered object: `roster/00000001-<hash>`.
+pub(crate) fn numbered_key(prefix: &str, number: u32, hash: ObjectHash) -> Key {
+    Key::new(format!("{prefix}{number:08}-{hash}")).expect("a prefix, digits and hex digits are a key")
+}
+
+/// Number and hash out of the name of a numbered object; `None` for what only looks like one.
+pub(crate) fn parse_numbered_key(prefix: &str, key: &Key) -> Option<(u32, ObjectHash)> {
+    let (number, hash) = key.as_str().strip_prefix(prefix)?.split_once('-')?;
+    let (number, hash) = (number.parse().ok()?, ObjectHash::from_hex(hash).ok()?);
+    (numbered_key(prefix, number, hash) == *key).then_some((number, hash))
+}
+
+impl Roster {
+    /// Its object, signed by the root; the returned roster knows the object's hash.
+    #[must_use]
+    pub fn sign(mut self, repository: RepositoryId, root: &SignKey) -> (Self, Bytes) {
+        let object = object::sign(repository, ObjectType::Roster, &self.encode(), root);
+        self.hash = ObjectHash(Digest::of(&object));
+        (self, object)
+    }
+
+    /// Reads a roster's object and tells who signed it. It is valid only where that is the root.
+    ///
+    /// # Errors
+    /// [`ObjectError`] for damaged bytes.
+    pub fn open(repository: RepositoryId, bytes: &[u8]) -> Result<(VerifyKey, Self), ObjectError> {
+        let (signer, body) = object::verify(repository, ObjectType::Roster, bytes)?;
+        Ok((signer, Self::decode(body, ObjectHash(Digest::of(bytes)))?))
+    }
+
+    /// Its name in the store.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        numbered_key(ObjectType::Roster.prefix(), self.number, self.hash)
+    }
+
+    /// The name of its keyring, or of the second copy.
+    #[must_use]
+    pub fn keyring_key(&self, copy: KeyringCopy) -> Key {
+        numbered_key(copy.prefix(), self.number, self.keyring)
+    }
+
+    /// Whether `signer` may sign objects of type `kind` in `domain`; `None` where the object
+    /// belongs to no domain. `docs/format.md`, table of objects.
+    ///
+    /// # Errors
+    /// [`ObjectError::Stranger`].
+    pub fn verify_signer(
+        &self,
+        kind: ObjectType,
+        signer: VerifyKey,
+        domain: Option<DomainId>,
+    ) -> Result<Signer, ObjectError> {
+        let (writers, keepers) = match kind {
+            ObjectType::Run | ObjectType::Renewal | ObjectType::SnapshotRoot | ObjectType::LogRoot => (true, false),
+            ObjectType::Index | ObjectType::Void => (true, true),
+            ObjectType::Forget
+            | ObjectType::Hold
+            | ObjectType::Mark
+            | ObjectType::Deleting
+            | ObjectType::Quarantine => (false, true),
+            ObjectType::Format
+            | ObjectType::Roster
+            | ObjectType::Keyring
+            | ObjectType::DataPack
+            | ObjectType::MetaPack
+            | ObjectType::RefsPack => (false, false),
+        };
+        let in_domain = |own: DomainId| domain.is_none_or(|domain| domain == own);
+        if writers && self.writers.iter().any(|w| w.verify == signer && in_domain(w.domain)) {
+            Ok(Signer::Writer)
+        } else if writers && self.removed.iter().any(|w| w.verify == signer && in_domain(w.domain)) {
+            Ok(Signer::RemovedWriter)
+        } else if keepers && self.maintainers.iter().any(|m| m.verify == signer) {
+            Ok(Signer::Maintainer)
+        } else if keepers && self.identities.iter().any(|i| i.verify == signer) {
+            Ok(Signer::Identity)
+        } else {
+            Err(ObjectError::Stranger(signer))
+        }
+    }
+
+    /// The writer of this key, if it is on the roster.
+    #[must_use]
+    pub fn writer(&self, verify: VerifyKey) -> Option<&RosterWriter> {
+        self.writers.iter().find(|w| w.verify == verify)
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let generation = |out: &mut Build, (number, public): &(u32, SealPublic)| {
+            out.array(2).uint(*number).bytes(&public.0[..]);
+        };
+        Build::record(|map| {
+            map.field(0).uint(self.number);
+            map.some(1, self.previous, |out, hash| out.bytes(hash.bytes()));
+            map.field(2).time(self.time);
+            map.field(3).uint(self.grace_seconds);
+            generation(map.field(4), &self.epoch);
+            generation(map.field(5), &self.maintenance);
+            map.field(6).list(self.writers.iter(), |out, writer| {
+                out.map(|map| {
+                    map.field(0).bytes(writer.verify.0);
+                    map.field(1).bytes(writer.domain.0);
+                    map.field(2).list(writer.allowed.iter(), |out, tag| out.bytes(tag.0));
+                    map.field(3).time(writer.added);
+                })
+            });
+            map.field(7).list(self.maintainers.iter(), put_key);
+            map.field(8).list(self.identities.iter(), put_key);
+            map.field(9).list(self.removed.iter(), |out, writer| {
+                out.map(|map| {
+                    map.field(0).bytes(writer.verify.0);
+                    map.field(1).bytes(writer.domain.0);
+                    map.field(2).list(writer.heads.iter(), |out, head| out.bytes(head.bytes()));
+                })
+            });
+            map.field(10).bytes(self.keyring.bytes());
+        })
+    }
+
+    fn decode(body: &[u8], hash: ObjectHash) -> Result<Self, ObjectError> {
+        let mut fields = Read::default();
+        Parse::whole(body, |parse| {
+            parse.map(|key, value| {
+                match key {
+                    0 => fields.number = Some(value.u32()?),
+                    1 => fields.previous = Some(value.fixed()?.into()),
+                    2 => fields.time = Some(value.time()?),
+                    3 => fields.grace_seconds = Some(value.u64()?),
+                    4 => fields.epoch = Some(read_generation(value)?),
+                    5 => fields.maintenance = Some(read_generation(value)?),
+                    6 => fields.writers = value.list(read_writer)?,
+                    7 => fields.maintainers = value.list(read_key)?,
+                    8 => fields.identities = value.list(read_key)?,
+                    9 => fields.removed = value.list(read_removed)?,
+                    10 => fields.keyring = Some(value.fixed()?.into()),
+                    _ => value.skip()?,
+                }
+                Ok(())
+            })
+        })?;
+        Ok(Self {
+            number: required(fields.number, "number")?,
+            hash,
+            previous: fields.previous,
+            time: required(fields.time, "time")?,
+            grace_seconds: required(fields.grace_seconds, "grace")?,
+            epoch: required(fields.epoch, "epoch")?,
+            maintenance: required(fields.maintenance, "maintenance")?,
+            writers: fields.writers,
+            maintainers: fields.maintainers,
+            identities: fields.identities,
+            removed: fields.removed,
+            keyring: required(fields.keyring, "keyring")?,
+        })
+    }
+}
+
+/// Which of the two equal copies of a keyring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyringCopy {
+    /// `keyring/`.
+    First,
+    /// `keyring2/`.
+    Second,
+}
+
+impl KeyringCopy {
+    /// Both, in the order in which they are tried.
+    pub const ALL: [Self; 2] = [Self::First, Self::Second];
+
+    pub(crate) const fn prefix(self) -> &'static str {
+        match self {
+            Self::First => "keyring/",
+            Self::Second => "keyring2/",
+        }
+    }
+}
+
+/// In which role somebody signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Signer {
+    /// A writer of the domain.
+    Writer,
+    /// A writer that was taken off the roster: its roots hold up to the heads that the roster
+    /// names; nobody deduplicates against its indexes.
+    RemovedWriter,
+    /// A maintainer.
+    Maintainer,
+    /// An identity.
+    Identity,
+}
+
+#[derive(Default)]
+struct Read {
+    number: Option<u32>,
+    previous: Option<ObjectHash>,
+    time: Option<Timestamp>,
+    grace_seconds: Option<u64>,
+    epoch: Option<(u32, SealPublic)>,
+    maintenance: Option<(u32, SealPublic)>,
+    writers: Vec<RosterWriter>,
+    maintainers: Vec<RosterKey>,
+    identities: Vec<RosterKey>,
+    removed: Vec<RemovedWriter>,
+    keyring: Option<ObjectHash>,
+}
+
+fn put_key<'x>(out: &'x mut Build, key: &RosterKey) -> &'x mut Build {
+    out.map(|map| {
+        map.field(0).bytes(key.verify.0);
+        map.field(1).bytes(&key.seal.0[..]);
+    })
+}
+
+fn read_generation(parse: &mut Parse<'_>) -> Result<(u32, SealPublic), ObjectError> {
+    parse.tuple(2)?;
+    Ok((parse.u32()?, SealPublic::from_slice(parse.bytes()?)?))
+}
+
+fn read_key(parse: &mut Parse<'_>) -> Result<RosterKey, ObjectError> {
+    let (mut verify, mut seal) = (None, None);
+    parse.map(|key, value| {
+        match key {
+            0 => verify = Some(VerifyKey(value.fixed()?)),
+            1 => seal = Some(SealPublic::from_slice(value.bytes()?)?),
+            _ => value.skip()?,
+        }
+        Ok(())
+    })?;
+    Ok(RosterKey { verify: required(verify, "verify key")?, seal: required(seal, "X-Wing key")? })
+}
+
+fn read_writer(parse: &mut Parse<'_>) -> Result<RosterWriter, ObjectError> {
+    let (mut verify, mut domain, mut allowed, mut added) = (None, None, Vec::new(), None);
+    parse.map(|key, value| {
+        match key {
+            0 => verify = Some(VerifyKey(value.fixed()?)),
+            1 => domain = Some(DomainId(value.fixed()?)),
+            2 => allowed = value.list(|tag| tag.fixed().map(Digest))?,
+            3 => added = Some(value.time()?),
+            _ => value.skip()?,
+        }
+        Ok(())
+    })?;
+    Ok(RosterWriter {
+        verify: required(verify, "verify key")?,
+        domain: required(domain, "domain")?,
+        allowed,
+        added: required(added, "time added")?,
+    })
+}
+
+fn read_removed(parse: &mut Parse<'_>) -> Result<RemovedWriter, ObjectError> {
+    let (mut verify, mut domain, mut heads) = (None, None, Vec::new());
+    parse.map(|key, value| {
+        match key {
+            0 => verify = Some(VerifyKey(value.fixed()?)),
+            1 => domain = Some(DomainId(value.fixed()?)),
+            2 => heads = value.list(|head| head.fixed().map(ObjectHash::from))?,
+            _ => value.skip()?,
+        }
+        Ok(())
+    })?;
+    Ok(RemovedWriter { verify: required(verify, "verify key")?, domain: required(domain, "domain")?, heads })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::crypt::{SealSecret, Secret};
+
+    const REPOSITORY: RepositoryId = RepositoryId([3; 16]);
+
+    fn public() -> SealPublic {
+        SealSecret(Secret([5; 32])).public()
+    }
+
+    fn roster() -> Roster {
+        let verify = |n| VerifyKey([n; 32]);
+        Roster {
+            number: 3,
+            hash: ObjectHash::from([0; 32]),
+            previous: Some(ObjectHash::from([2; 32])),
+            time: "2026-11-21T03:00:00.5Z".parse().expect("a time"),
+            grace_seconds: 172_800,
+            epoch: (1, public()),
+            maintenance: (2, public()),
+            writers: vec![RosterWriter {
+                verify: verify(1),
+                domain: DomainId([1; 16]),
+                allowed: vec![Digest([8; 32])],
+                added: "1969-12-31T23:59:59.25Z".parse().expect("a time"),
+            }],
+            maintainers: vec![RosterKey { verify: verify(2), seal: public() }],
+            identities: vec![RosterKey { verify: verify(3), seal: public() }],
+            removed: vec![RemovedWriter {
+                verify: verify(4),
+                domain: DomainId([4; 16]),
+                heads: vec![ObjectHash::from([6; 32])],
+            }],
+            keyring: ObjectHash::from([9; 32]),
+        }
+    }
+
+    #[test]
+    fn a_roster_comes_back_as_it_was_signed() {
+        let root = SignKey::random();
+        let (signed, bytes) = roster().sign(REPOSITORY, &root);
+        assert_eq!(Roster::open(REPOSITORY, &bytes), Ok((root.verify_key(), signed.clone())));
+        assert_eq!(
+            parse_numbered_key("roster/", &signed.key()),
+            Some((3, ObjectHash(Digest::of(&bytes)))),
+            "its name tells number and hash"
+        );
+    }
+
+    #[test]
+    fn a_roster_with_any_bit_flipped_or_cut_anywhere_is_refused() {
+        let (_, bytes) = roster().sign(REPOSITORY, &SignKey::random());
+        for at in 0..bytes.len() {
+            let mut flipped = bytes.to_vec();
+            flipped[at] ^= 1 << (at % 8);
+            assert!(Roster::open(REPOSITORY, &flipped).is_err(), "byte {at}");
+            assert!(Roster::open(REPOSITORY, &bytes[..at]).is_err(), "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn names_that_only_look_like_a_roster_are_none() {
+        let hash = ObjectHash::from([7; 32]);
+        let key = |text: String| Key::new(text).expect("a key");
+        assert_eq!(parse_numbered_key("roster/", &key(format!("roster/00000012-{hash}"))), Some((12, hash)));
+        for text in [format!("roster/12-{hash}"), format!("roster/0000001a-{hash}"), "roster/00000012-aa".into()] {
+            assert_eq!(parse_numbered_key("roster/", &key(text.clone())), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn each_role_signs_its_own_types_and_writers_only_in_their_domain() {
+        use ObjectType as T;
+        let roster = roster();
+        let (writer, maintainer, identity, removed) =
+            (VerifyKey([1; 32]), VerifyKey([2; 32]), VerifyKey([3; 32]), VerifyKey([4; 32]));
+        let own = Some(DomainId([1; 16]));
+        let table = [
+            (writer, own, &[T::Index, T::Run, T::Renewal, T::SnapshotRoot, T::LogRoot, T::Void][..]),
+            (writer, Some(DomainId([9; 16])), &[][..]),
+            (removed, own, &[][..]),
+            (maintainer, own, &[T::Index, T::Forget, T::Hold, T::Void, T::Mark, T::Deleting, T::Quarantine][..]),
+            (identity, own, &[T::Index, T::Forget, T::Hold, T::Void, T::Mark, T::Deleting, T::Quarantine][..]),
+            (VerifyKey([7; 32]), own, &[][..]),
+        ];
+        for (signer, domain, may) in table {
+            for kind in T::ALL {
+                let allowed = roster.verify_signer(kind, signer, domain).is_ok();
+                assert_eq!(allowed, may.contains(&kind), "{signer:?} {kind:?}");
+            }
+        }
+        assert_eq!(
+            roster.verify_signer(T::SnapshotRoot, removed, Some(DomainId([4; 16]))),
+            Ok(Signer::RemovedWriter),
+            "what a removed writer had added stays readable"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_makes_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = Roster::decode(&bytes, ObjectHash::from([0; 32]));
+        }
+
+        #[test]
+        fn no_change_of_a_body_makes_the_decoder_panic(at in 0usize..4000, to in any::<u8>()) {
+            let mut body = roster().encode();
+            let at = at % body.len();
+            body[at] = to;
+            let _ = Roster::decode(&body, ObjectHash::from([0; 32]));
+        }
+    }
 }
