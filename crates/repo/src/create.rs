@@ -179,7 +179,7 @@ mod tests {
     }
 
     fn memory() -> Arc<dyn Store> {
-        Arc::new(MemoryStore::new())
+        Arc::new(MemoryStore::default())
     }
 
     async fn keys_in(store: &Arc<dyn Store>) -> Vec<(lifeboat_store::Key, Bytes)> {

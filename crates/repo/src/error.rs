@@ -98,7 +98,7 @@ pub enum RepoError {
         found: RepositoryId,
     },
     /// Signed by another root than the key file's.
-    #[error("{object} is signed by {found}, not by the root key {wanted} that the key file names")]
+    #[error("{object} is signed by {found}, not by {wanted}, the root that the key file names")]
     OtherRoot {
         /// Its name in the store.
         object: String,
@@ -228,8 +228,9 @@ impl RepoError {
         match self {
             Self::NoRepository { .. } => Some("check the url; `lifeboat init` makes a repository where there is none"),
             Self::AlreadyThere { .. } => Some("use its key files, or give another url; nothing was changed"),
-            Self::UnknownFeature { .. } => Some("use a newer lifeboat"),
-            Self::Object { source: ObjectError::NewerVersion(_), .. } => Some("use a newer lifeboat"),
+            Self::UnknownFeature { .. } | Self::Object { source: ObjectError::NewerVersion(_), .. } => {
+                Some("use a newer lifeboat")
+            }
             Self::Object { .. } | Self::Missing { .. } | Self::Chunk { .. } => {
                 Some("`lifeboat check --read-data` tells what is damaged and which entries it hits")
             }

@@ -9,7 +9,7 @@ use lifeboat_store::{Key, Store, StoreErrorKind};
 use crate::crypt::VerifyKey;
 use crate::error::RepoError;
 use crate::keyring::Keyring;
-use crate::object::{ObjectError, ObjectType, RepositoryId};
+use crate::object::{ObjectError, ObjectType, RepositoryId, claimed_signer, signer};
 use crate::roster::{KeyringCopy, Roster, numbered_key, parse_numbered_key};
 
 /// Far more rosters than key commands are run; a store that lists more is filled on purpose.
@@ -22,11 +22,11 @@ const ROSTER_BYTES_MAX: u64 = 32 << 20;
 #[non_exhaustive]
 pub enum OpenWarning {
     /// A roster that this repository's root did not sign. It is not used.
-    #[error("{object} is signed by {signer}, who is not the root of this repository; it is not used")]
+    #[error("{object} is not signed by the root of this repository (it names the key {signer}); it is not used")]
     ForeignRoster {
         /// Its name in the store.
         object: String,
-        /// Who signed it.
+        /// Who it says has signed it.
         signer: VerifyKey,
     },
     /// A roster that cannot be read.
@@ -80,12 +80,13 @@ pub(crate) struct Newest {
     pub(crate) siblings: Vec<Roster>,
     /// What was found on the way.
     pub(crate) warnings: Vec<OpenWarning>,
-    /// A damaged object that claims to be newer: those who write must not pass over it.
+    /// A damaged object that claims to be newer: those who write must not pass over it, and nobody
+    /// where the root signed it for a newer program.
     pub(crate) damaged: Option<(String, ObjectError)>,
 }
 
 enum Candidate {
-    Valid(Roster),
+    Valid(Box<Roster>),
     Foreign(VerifyKey),
     Damaged(ObjectError),
     Gone,
@@ -106,7 +107,7 @@ pub(crate) async fn newest_roster(
         }
         let object = numbered_key(ObjectType::Roster.prefix(), name.number, name.hash).to_string();
         match read_candidate(store, repository, root, name).await? {
-            Candidate::Valid(roster) => valid.push(roster),
+            Candidate::Valid(roster) => valid.push(*roster),
             Candidate::Gone => {}
             Candidate::Foreign(signer) => {
                 // Number 1 is made by creation alone: what stands beside it was left by one that came to nothing.
@@ -179,12 +180,19 @@ async fn read_candidate(
     if ObjectHash(Digest::of(&bytes)) != name.hash {
         return Ok(Candidate::Damaged(ObjectError::WrongHash));
     }
+    let claimed = match claimed_signer(&bytes) {
+        Ok(claimed) => claimed,
+        Err(why) => return Ok(Candidate::Damaged(why)),
+    };
+    // Whole, but not the root's for this repository: put there by somebody else.
+    if claimed != root || signer(repository, &bytes).is_err() {
+        return Ok(Candidate::Foreign(claimed));
+    }
     Ok(match Roster::open(repository, &bytes) {
-        Ok((signer, _)) if signer != root => Candidate::Foreign(signer),
         Ok((_, roster)) if roster.number != name.number => {
             Candidate::Damaged(ObjectError::malformed("its number is not that of its name"))
         }
-        Ok((_, roster)) => Candidate::Valid(roster),
+        Ok((_, roster)) => Candidate::Valid(Box::new(roster)),
         Err(why) => Candidate::Damaged(why),
     })
 }

@@ -207,20 +207,37 @@ pub fn sign(repository: RepositoryId, kind: ObjectType, body: &[u8], signer: &Si
 ///
 /// # Errors
 /// [`ObjectError`] for a wrong header or signature.
+pub fn verify(repository: RepositoryId, kind: ObjectType, bytes: &[u8]) -> Result<(VerifyKey, &[u8]), ObjectError> {
+    open_header(kind, bytes)?;
+    let signer = signer(repository, bytes)?;
+    Ok((signer, &bytes[HEADER_BYTES..bytes.len() - SIGNATURE_BYTES]))
+}
+
+/// Who signed an object of whatever type and version.
+///
+/// # Errors
+/// [`ObjectError`] for a wrong signature.
+pub fn signer(repository: RepositoryId, bytes: &[u8]) -> Result<VerifyKey, ObjectError> {
+    let claimed = claimed_signer(bytes)?;
+    let (signed, tail) = bytes.split_at(bytes.len() - SIGNATURE_BYTES);
+    claimed.verify(&signed_message(repository, signed), &tail[32..])?;
+    Ok(claimed)
+}
+
+/// Who an object says has signed it, unchecked.
+///
+/// # Errors
+/// [`ObjectError::Malformed`] where it is too short.
 ///
 /// # Panics
 /// Never: slices of checked length.
-pub fn verify(repository: RepositoryId, kind: ObjectType, bytes: &[u8]) -> Result<(VerifyKey, &[u8]), ObjectError> {
-    open_header(kind, bytes)?;
-    let body_end = bytes
+pub fn claimed_signer(bytes: &[u8]) -> Result<VerifyKey, ObjectError> {
+    let at = bytes
         .len()
         .checked_sub(SIGNATURE_BYTES)
-        .filter(|end| *end >= HEADER_BYTES)
+        .filter(|at| *at >= HEADER_BYTES)
         .ok_or_else(|| ObjectError::malformed("shorter than a signature"))?;
-    let (signed, tail) = bytes.split_at(body_end);
-    let signer = VerifyKey(tail[..32].try_into().expect("32 bytes"));
-    signer.verify(&signed_message(repository, signed), &tail[32..])?;
-    Ok((signer, &signed[HEADER_BYTES..]))
+    Ok(VerifyKey(bytes[at..at + 32].try_into().expect("32 bytes")))
 }
 
 /// The index key of a domain, with what it is bound to.

@@ -13,7 +13,7 @@ use crate::format::{Format, ToRead};
 use crate::keyfile::{IdentityKey, MaintainerKey, WriterKey};
 use crate::keyring::{Keyring, MaintainerSecrets, RepositorySecrets};
 use crate::newest::{Newest, OpenWarning, newest_keyring, newest_roster};
-use crate::object::{IndexKey, RepositoryId};
+use crate::object::{IndexKey, ObjectError, RepositoryId};
 use crate::remember::Remembered;
 use crate::roster::Roster;
 
@@ -83,7 +83,8 @@ pub async fn open_access(
     let (repository, root) = keys.home()?;
     read_format(store, repository, root, keys.writes()).await?;
     let mut newest = newest_roster(store, repository, root).await?;
-    if let (true, Some((object, source))) = (keys.writes(), newest.damaged.take()) {
+    let stops = |why: &ObjectError| keys.writes() || matches!(why, ObjectError::NewerVersion(_));
+    if let Some((object, source)) = newest.damaged.take_if(|(_, why)| stops(why)) {
         return Err(RepoError::Object { object, source });
     }
     let remembered = remembered.filter(|remembered| remembered.repository == repository);
