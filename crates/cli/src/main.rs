@@ -1,1 +1,5 @@
+//! The `lifeboat` command.
+
+mod config;
+
 fn main() {}

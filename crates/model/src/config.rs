@@ -53,7 +53,7 @@ impl StackConfig {
 /// The configuration as it may be stored next to the data.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortableConfig {
-    /// YAML text. Literal passwords are replaced by `${NAME}`.
+    /// YAML text. Literal passwords, where any could stand, are `***`.
     pub yaml: String,
     /// What a person has to supply before the text works again, one line each: variables and
     /// files.
@@ -146,7 +146,8 @@ impl SourceKind {
 /// File trees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilesConfig {
-    /// Absolute paths of files and directories, none of them below another.
+    /// Absolute paths of files and directories; none lies below another unless
+    /// [`FilesConfig::one_file_system`] is set.
     pub paths: Vec<PathBuf>,
     /// Globs of what is left out. One without `/` matches the name at any depth; one with `/`
     /// matches the absolute path.
@@ -254,9 +255,9 @@ impl SecretUrl {
         let mut ranges = Vec::new();
         let Some(start) = text.find("://").map(|at| at + 3) else { return ranges };
         let query = text[start..].find(['?', '#']).map_or(text.len(), |at| start + at);
-        // A password may itself hold '/' or '@' where somebody forgot to encode it: the last '@'
-        // before the query ends it.
-        if let Some(at) = text[start..query].rfind('@').map(|at| start + at)
+        // A password may itself hold '/', '@', '?' or '#' where somebody forgot to encode it: the
+        // last '@' before the query ends it, or the last of all.
+        if let Some(at) = text[start..query].rfind('@').or_else(|| text[start..].rfind('@')).map(|at| start + at)
             && let Some(colon) = text[start..at].find(':').map(|colon| start + colon)
         {
             ranges.push(colon + 1..at);
@@ -310,6 +311,7 @@ mod tests {
             ("postgres://backup:pa:ss@h/", "postgres://backup:***@h/"),
             ("postgres://backup:p@ss/w@h/", "postgres://backup:***@h/"),
             ("postgres://h/db?user=a&password=b&sslpassword=c", "postgres://h/db?user=a&password=***&sslpassword=***"),
+            ("postgres://backup:p#ss?@h/", "postgres://backup:***@h/"),
             ("postgres://u:@h/", "postgres://u:@h/"),
             ("file:///srv/lifeboat", "file:///srv/lifeboat"),
             ("https://x.blob/c?sv=1&sig=abc%2F", "https://x.blob/c?sv=1&sig=***"),
