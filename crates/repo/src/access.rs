@@ -117,16 +117,23 @@ impl Access {
         !self.epochs.is_empty()
     }
 
+    /// The run secret in an envelope; `None` where we do not have the key of its generation.
+    ///
+    /// # Errors
+    /// [`CryptError`] where the envelope was changed.
+    pub fn secret_of(&self, envelope: &Envelope) -> Result<Option<Secret>, CryptError> {
+        let keys = match envelope.reader() {
+            Reader::Epoch => &self.epochs,
+            Reader::Maintenance => &self.maintenance,
+        };
+        keys.get(&envelope.generation()).map(|key| envelope.open(self.repository, key)).transpose()
+    }
+
     /// The run secret in an envelope, if one of our keys opens it.
     ///
     /// # Errors
     /// [`CryptError::NotAuthentic`] where we lack the key of its generation, or it was changed.
     pub fn open_envelope(&self, envelope: &Envelope) -> Result<Secret, CryptError> {
-        let keys = match envelope.reader() {
-            Reader::Epoch => &self.epochs,
-            Reader::Maintenance => &self.maintenance,
-        };
-        let key = keys.get(&envelope.generation()).ok_or(CryptError::NotAuthentic)?;
-        envelope.open(self.repository, key)
+        self.secret_of(envelope)?.ok_or(CryptError::NotAuthentic)
     }
 }

@@ -3,6 +3,8 @@
 //! [`Parse`] is for hostile bytes: it allocates nothing from a stored length, refuses what
 //! follows the record, keys that repeat or descend, and indefinite lengths.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use minicbor::{Decoder, Encoder};
 
@@ -85,6 +87,19 @@ impl Build {
         self.array(items.len());
         for item in items {
             put(self, item);
+        }
+        self
+    }
+
+    /// A map from texts, in their order.
+    ///
+    /// # Panics
+    /// Never: memory takes it.
+    pub fn text_map<T>(&mut self, values: &BTreeMap<String, T>, mut put: impl FnMut(&mut Self, &T)) -> &mut Self {
+        self.0.map(values.len() as u64).expect(INFALLIBLE);
+        for (key, value) in values {
+            self.text(key);
+            put(self, value);
         }
         self
     }
@@ -274,6 +289,24 @@ impl<'b> Parse<'b> {
         let mut out = Vec::new();
         for _ in 0..count {
             out.push(item(self)?);
+        }
+        Ok(out)
+    }
+
+    /// A map from texts.
+    ///
+    /// # Errors
+    /// [`ObjectError::Malformed`], also where keys repeat or descend.
+    pub fn text_map<T>(&mut self, mut value: impl FnMut(&mut Self) -> Parsed<T>) -> Parsed<BTreeMap<String, T>> {
+        let fields = self.0.map().map_err(bad)?;
+        let mut out: BTreeMap<String, T> = BTreeMap::new();
+        for _ in 0..self.bounded(fields)? {
+            let key = self.text()?.to_owned();
+            if out.last_key_value().is_some_and(|(last, _)| *last >= key) {
+                return Err(bad("a map's keys do not ascend"));
+            }
+            let value = value(self)?;
+            out.insert(key, value);
         }
         Ok(out)
     }

@@ -19,6 +19,14 @@ pub mod cbor;
 pub mod crypt;
 pub mod object;
 
+// Stored objects, one module for each kind.
+pub mod index;
+pub mod pack;
+pub mod page;
+pub mod root;
+pub mod sealed;
+pub mod small;
+
 // Content on its way in.
 pub mod chunker;
 

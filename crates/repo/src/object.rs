@@ -138,6 +138,12 @@ pub enum ObjectError {
     /// Signed by a key that may not.
     #[error("it is signed by {0}, who is not on the roster for this")]
     Stranger(VerifyKey),
+    /// Sealed under a domain whose key we do not have.
+    #[error("it belongs to a domain whose key is not at hand")]
+    ForeignDomain,
+    /// Signed by a writer of the domain for a source that is not its own.
+    #[error("it is signed by {0}, who may not write this source")]
+    NotAllowed(VerifyKey),
     /// Decryption or signature failed.
     #[error(transparent)]
     Crypt(#[from] CryptError),

@@ -1,0 +1,274 @@
+//! Root objects: the commit point of a snapshot. `docs/format.md`, section "Snapshot root".
+//!
+//! A root has three parts for three readers: the header for the whole domain, the references for
+//! maintainers, the body for identities.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use lifeboat_model::{ChunkId, Digest, ObjectHash, RecoveryPoint, SnapshotId, SourceName, StackName};
+
+use crate::access::Access;
+use crate::cbor::Build;
+use crate::crypt::{Aead, Secret, SignKey, VerifyKey};
+use crate::object::{
+    DomainId, ENVELOPE_BYTES, Envelope, HEADER_BYTES, IndexKey, ObjectError, ObjectType, RepositoryId, header,
+    sealed_domain, sign, verify,
+};
+use crate::roster::RosterWriter;
+use crate::sealed::{Role, check_hash, may_sign, role_of};
+use crate::small::RunId;
+
+mod fields;
+
+/// Part A, for everybody who has the domain's index key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RootHeader {
+    /// Names the stack to who can guess it.
+    pub stack_tag: Digest,
+    /// Names the source to who can guess it.
+    pub source_tag: Digest,
+    /// Counts up from 1 in the chain of this writer and source.
+    pub sequence: u64,
+    /// The root before in the chain.
+    pub previous: Option<ObjectHash>,
+    /// When the run began, by the writer's clock.
+    pub time: Timestamp,
+    /// The newest roster that the writer knew.
+    pub roster_number: u32,
+    /// Its hash.
+    pub roster_hash: ObjectHash,
+    /// The run.
+    pub run: RunId,
+    /// The snapshot that this one is a copy of.
+    pub original: Option<SnapshotId>,
+    /// An identity's word for an earlier time.
+    pub countersigned: Option<Countersign>,
+}
+
+/// An identity vouches that the content of a copied or imported snapshot is as old as it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Countersign {
+    /// When the content was captured.
+    pub time: Timestamp,
+    /// Who vouches.
+    pub signer: VerifyKey,
+    /// Over repository, source, run, original and time.
+    pub signature: [u8; 64],
+}
+
+impl Countersign {
+    /// Vouches for the root that will carry `header`.
+    #[must_use]
+    pub fn make(repository: RepositoryId, header: &RootHeader, time: Timestamp, signer: &SignKey) -> Self {
+        let message = Self::message(repository, header, time);
+        Self { time, signer: signer.verify_key(), signature: signer.sign(&message) }
+    }
+
+    fn message(repository: RepositoryId, header: &RootHeader, time: Timestamp) -> Vec<u8> {
+        let mut when = Build::new();
+        when.time(time);
+        let original = header.original.map_or([0; 32], |id| *id.bytes());
+        [
+            &b"lifeboat v0 countersignature\0"[..],
+            &repository.0,
+            &header.source_tag.0,
+            &header.run.0,
+            &original,
+            &when.finish(),
+        ]
+        .concat()
+    }
+}
+
+/// Part B, for maintainers and identities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RootRefs {
+    /// The reference page of the manifest's top page; none for an empty snapshot.
+    pub top: Option<ChunkId>,
+}
+
+/// Part C, for identities.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RootBody {
+    /// The stack.
+    pub stack: StackName,
+    /// The source.
+    pub source: SourceName,
+    /// What kind of source: `files`, `postgres`.
+    pub kind: String,
+    /// The view that the snapshot holds.
+    pub recovery_point: RecoveryPoint,
+    /// The manifest's top page; none for an empty snapshot.
+    pub top: Option<ChunkId>,
+    /// Counts by name: `entries`, `bytes`, `new_bytes`. Readers keep and show names that they do
+    /// not know.
+    pub stats: BTreeMap<String, u64>,
+    /// The configuration without its secrets, as YAML.
+    pub config: String,
+    /// What the person called it.
+    pub label: Option<String>,
+    /// Path and problem of entries that are left out or not sound.
+    pub problems: Vec<(Vec<u8>, String)>,
+    /// Joins the snapshots that one command made of a stack.
+    pub stack_run: Option<RunId>,
+}
+
+/// A run's secret with its sealed form.
+#[derive(Clone, Debug)]
+pub struct RunSecret {
+    /// The secret.
+    pub secret: Secret,
+    /// The same, sealed to its reader.
+    pub envelope: Envelope,
+}
+
+/// The keys that a root is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct RootKeys<'a> {
+    /// The domain.
+    pub index: &'a IndexKey,
+    /// S, the run's secret of content, sealed to the epoch.
+    pub content: &'a RunSecret,
+    /// R, the run's secret of references, sealed to the maintenance key.
+    pub references: &'a RunSecret,
+    /// The writer.
+    pub sign: &'a SignKey,
+}
+
+/// A root object's id and bytes, ready to be put.
+#[must_use]
+pub fn encode(head: &RootHeader, refs: &RootRefs, body: &RootBody, keys: &RootKeys<'_>) -> (SnapshotId, Bytes) {
+    let kind = ObjectType::SnapshotRoot;
+    let a = keys.index.seal(kind, &fields::write_header(head));
+    let aad = part_aad(kind, &a);
+    let part = |run: &RunSecret, name: &str, plain: &[u8]| {
+        let sealed = part_key(&run.secret, name, head.run).seal(0, &aad, plain);
+        [run.envelope.bytes(), &sealed[..]].concat()
+    };
+    let b = part(keys.references, "B", &fields::write_refs(refs));
+    let c = part(keys.content, "C", &fields::write_body(body));
+    let mut out = Vec::with_capacity(a.len() + b.len() + c.len() + 12);
+    for bytes in [a, b, c] {
+        out.extend_from_slice(&u32::try_from(bytes.len()).expect("a root stays far below 4 GiB").to_le_bytes());
+        out.extend_from_slice(&bytes);
+    }
+    let object = sign(keys.index.repository, kind, &out, keys.sign);
+    (SnapshotId(Digest::of(&object)), object)
+}
+
+fn part_key(secret: &Secret, name: &str, run: RunId) -> Aead {
+    Aead::new(&secret.derive("lifeboat v0 root part", &[name.as_bytes(), &run.0]))
+}
+
+fn part_aad(kind: ObjectType, a: &[u8]) -> [u8; HEADER_BYTES + 32] {
+    let mut aad = [0; HEADER_BYTES + 32];
+    aad[..HEADER_BYTES].copy_from_slice(&header(kind));
+    aad[HEADER_BYTES..].copy_from_slice(blake3::hash(a).as_bytes());
+    aad
+}
+
+/// A root object, checked and opened as far as our keys reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root {
+    /// The hash of the object.
+    pub id: SnapshotId,
+    /// Who signed it.
+    pub writer: VerifyKey,
+    /// The writer's domain.
+    pub domain: DomainId,
+    /// False where the writer was removed since: the root counts only if it is one of the heads
+    /// known then, or before them.
+    pub writer_stands: bool,
+    /// Part A.
+    pub header: RootHeader,
+    /// Part B, where we have the maintenance key of its generation.
+    pub refs: Option<RootRefs>,
+    /// Part C, where we have the epoch key of its generation.
+    pub body: Option<RootBody>,
+}
+
+/// Checks hash, signature, the writer's right to the source, and opens what our keys open.
+///
+/// # Errors
+/// [`ObjectError::ForeignDomain`] where we lack the domain's key; [`ObjectError::Stranger`] and
+/// [`ObjectError::NotAllowed`] for forged roots; any other means damage.
+pub fn decode(access: &Access, id: SnapshotId, bytes: &[u8]) -> Result<Root, ObjectError> {
+    let kind = ObjectType::SnapshotRoot;
+    check_hash(ObjectHash(id.0), bytes)?;
+    let (writer, body) = verify(access.repository, kind, bytes)?;
+    let [a, b, c] = split_parts(body)?;
+    let domain = sealed_domain(a)?;
+    let role = role_of(&access.roster, &writer, domain)
+        .filter(|role| may_sign(*role, kind))
+        .ok_or(ObjectError::Stranger(writer))?;
+    let keys = access.domains.get(&domain).ok_or(ObjectError::ForeignDomain)?;
+    let head = fields::read_header(&keys.index.open(kind, a)?)?;
+    check_rights(access, &writer, role, domain, &head)?;
+    let aad = part_aad(kind, a);
+    let part = |bytes: &[u8], name| open_part(access, bytes, name, head.run, &aad);
+    let refs = part(b, "B")?.map(|plain| fields::read_refs(&plain)).transpose()?;
+    let body = part(c, "C")?.map(|plain| fields::read_body(&plain)).transpose()?;
+    if let Some(body) = &body {
+        let named = keys.stack_tag(&body.stack) == head.stack_tag
+            && keys.source_tag(&body.stack, &body.source) == head.source_tag;
+        if !named {
+            return Err(ObjectError::malformed("its header and its body name different sources"));
+        }
+    }
+    Ok(Root { id, writer, domain, writer_stands: role == Role::Writer, header: head, refs, body })
+}
+
+fn split_parts(mut body: &[u8]) -> Result<[&[u8]; 3], ObjectError> {
+    let mut parts = [&body[..0]; 3];
+    for part in &mut parts {
+        let cut = || ObjectError::malformed("a root whose parts are cut off");
+        let (length, rest) = body.split_first_chunk::<4>().ok_or_else(cut)?;
+        (*part, body) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(cut)?;
+    }
+    if body.is_empty() { Ok(parts) } else { Err(ObjectError::malformed("bytes behind the parts of a root")) }
+}
+
+/// The plain bytes of part B or C; `None` where we lack the key of its generation.
+fn open_part(
+    access: &Access,
+    bytes: &[u8],
+    name: &str,
+    run: RunId,
+    aad: &[u8],
+) -> Result<Option<Vec<u8>>, ObjectError> {
+    let (envelope, sealed) = bytes
+        .split_at_checked(ENVELOPE_BYTES)
+        .ok_or_else(|| ObjectError::malformed("a part of a root without its envelope"))?;
+    let envelope = Envelope::from_bytes(Bytes::copy_from_slice(envelope))?;
+    let Some(secret) = access.secret_of(&envelope)? else { return Ok(None) };
+    Ok(Some(part_key(&secret, name, run).open(0, aad, sealed)?))
+}
+
+/// The writer may write this source, and who countersigned is an identity.
+fn check_rights(
+    access: &Access,
+    writer: &VerifyKey,
+    role: Role,
+    domain: DomainId,
+    head: &RootHeader,
+) -> Result<(), ObjectError> {
+    let allows = |known: &RosterWriter| {
+        known.verify == *writer
+            && known.domain == domain
+            && (known.allowed.contains(&head.stack_tag) || known.allowed.contains(&head.source_tag))
+    };
+    if role == Role::Writer && !access.roster.writers.iter().any(allows) {
+        return Err(ObjectError::NotAllowed(*writer));
+    }
+    let Some(countersign) = &head.countersigned else { return Ok(()) };
+    if !access.roster.identities.iter().any(|identity| identity.verify == countersign.signer) {
+        return Err(ObjectError::Stranger(countersign.signer));
+    }
+    let message = Countersign::message(access.repository, head, countersign.time);
+    Ok(countersign.signer.verify(&message, &countersign.signature)?)
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

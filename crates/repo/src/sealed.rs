@@ -1,0 +1,111 @@
+//! Objects that are sealed under a domain and signed, and who may sign what. `docs/format.md`,
+//! section "Objects".
+
+use bytes::Bytes;
+use lifeboat_model::{Digest, ObjectHash};
+
+use crate::access::Access;
+use crate::crypt::{SignKey, VerifyKey};
+use crate::object::{DomainId, IndexKey, ObjectError, ObjectType, sealed_domain, sign, verify};
+use crate::roster::Roster;
+
+/// As what somebody stands on the roster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A writer of the object's domain.
+    Writer,
+    /// A writer of the object's domain until it was removed.
+    RemovedWriter,
+    /// A maintainer.
+    Maintainer,
+    /// An identity.
+    Identity,
+}
+
+/// As what `signer` may act in `domain`; `None` for strangers and writers of other domains.
+#[must_use]
+pub fn role_of(roster: &Roster, signer: &VerifyKey, domain: DomainId) -> Option<Role> {
+    if roster.writers.iter().any(|writer| writer.verify == *signer && writer.domain == domain) {
+        Some(Role::Writer)
+    } else if roster.maintainers.iter().any(|key| key.verify == *signer) {
+        Some(Role::Maintainer)
+    } else if roster.identities.iter().any(|key| key.verify == *signer) {
+        Some(Role::Identity)
+    } else if roster.removed.iter().any(|writer| writer.verify == *signer && writer.domain == domain) {
+        Some(Role::RemovedWriter)
+    } else {
+        None
+    }
+}
+
+/// Whether `role` may sign objects of this type. What a removed writer signed of an index or a void
+/// still stands, since it may be from before; readers check both against what they name.
+#[must_use]
+pub const fn may_sign(role: Role, kind: ObjectType) -> bool {
+    match kind {
+        ObjectType::Index | ObjectType::Void => true,
+        ObjectType::Run | ObjectType::Renewal => matches!(role, Role::Writer),
+        ObjectType::SnapshotRoot | ObjectType::LogRoot => matches!(role, Role::Writer | Role::RemovedWriter),
+        ObjectType::Forget | ObjectType::Hold | ObjectType::Mark | ObjectType::Deleting | ObjectType::Quarantine => {
+            matches!(role, Role::Maintainer | Role::Identity)
+        }
+        _ => false,
+    }
+}
+
+/// A signed and sealed object, opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signed<T> {
+    /// What it says.
+    pub value: T,
+    /// The hash that names it.
+    pub hash: ObjectHash,
+    /// Who signed it.
+    pub signer: VerifyKey,
+    /// As what.
+    pub role: Role,
+    /// Under which domain it is sealed.
+    pub domain: DomainId,
+}
+
+/// Seals `plain` under the domain, signs it, and names it.
+#[must_use]
+pub fn make(key: &IndexKey, kind: ObjectType, plain: &[u8], signer: &SignKey) -> (ObjectHash, Bytes) {
+    let bytes = sign(key.repository, kind, &key.seal(kind, plain), signer);
+    (ObjectHash(Digest::of(&bytes)), bytes)
+}
+
+/// Checks that `bytes` hash to their name.
+///
+/// # Errors
+/// [`ObjectError::WrongHash`].
+pub fn check_hash(hash: ObjectHash, bytes: &[u8]) -> Result<(), ObjectError> {
+    if Digest::of(bytes) == hash.0 { Ok(()) } else { Err(ObjectError::WrongHash) }
+}
+
+/// Opens what [`make`] made, after its hash, its signature and the signer's right were checked.
+///
+/// # Errors
+/// [`ObjectError::ForeignDomain`] where we lack the domain's key; any other means damage or forgery.
+pub fn open(access: &Access, kind: ObjectType, hash: ObjectHash, bytes: &[u8]) -> Result<Signed<Vec<u8>>, ObjectError> {
+    check_hash(hash, bytes)?;
+    let (signer, sealed) = verify(access.repository, kind, bytes)?;
+    let domain = sealed_domain(sealed)?;
+    let role = role_of(&access.roster, &signer, domain)
+        .filter(|role| may_sign(*role, kind))
+        .ok_or(ObjectError::Stranger(signer))?;
+    let keys = access.domains.get(&domain).ok_or(ObjectError::ForeignDomain)?;
+    let value = keys.index.open(kind, sealed)?;
+    Ok(Signed { value, hash, signer, role, domain })
+}
+
+impl<T> Signed<T> {
+    /// The same with what `read` makes of the value.
+    pub(crate) fn try_map<U>(
+        self,
+        read: impl FnOnce(&T) -> Result<U, ObjectError>,
+    ) -> Result<Signed<U>, ObjectError> {
+        let value = read(&self.value)?;
+        Ok(Signed { value, hash: self.hash, signer: self.signer, role: self.role, domain: self.domain })
+    }
+}
