@@ -95,7 +95,11 @@ impl Build {
     ///
     /// # Panics
     /// Never: memory takes it.
-    pub fn text_map<T>(&mut self, values: &BTreeMap<String, T>, mut put: impl FnMut(&mut Self, &T)) -> &mut Self {
+    pub fn text_map<T>(
+        &mut self,
+        values: &BTreeMap<String, T>,
+        mut put: impl for<'x> FnMut(&'x mut Self, &T) -> &'x mut Self,
+    ) -> &mut Self {
         self.0.map(values.len() as u64).expect(INFALLIBLE);
         for (key, value) in values {
             self.text(key);

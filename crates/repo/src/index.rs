@@ -57,12 +57,10 @@ impl IndexObject {
         }
         Build::record(|map| {
             map.field(0).list(self.packs.iter(), |out, pack| {
-                out.array(3).bytes(pack.hash.bytes()).uint(pack.bytes).uint(pack.kind as u8);
+                out.array(3).bytes(pack.hash.bytes()).uint(pack.bytes).uint(pack.kind as u8)
             });
             origins_field(map, 1, &self.origins);
-            map.field(2).list(self.envelopes.iter(), |out, envelope| {
-                out.bytes(envelope.bytes());
-            });
+            map.field(2).list(self.envelopes.iter(), |out, envelope| out.bytes(envelope.bytes()));
             map.field(3).bytes(&records);
         })
     }

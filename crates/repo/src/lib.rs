@@ -26,6 +26,7 @@ pub mod page;
 pub mod root;
 pub mod sealed;
 pub mod small;
+pub mod table;
 
 // Content on its way in.
 pub mod chunker;

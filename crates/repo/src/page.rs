@@ -39,12 +39,12 @@ impl Extent {
         }
     }
 
-    fn write(&self, out: &mut Build) {
+    fn write<'b>(&self, out: &'b mut Build) -> &'b mut Build {
         match self {
             Self::Hole(len) => out.array(1).uint(*len),
             Self::Chunk { id, offset: 0, len } => out.array(2).bytes(id.bytes()).uint(*len),
             Self::Chunk { id, offset, len } => out.array(3).bytes(id.bytes()).uint(*offset).uint(*len),
-        };
+        }
     }
 
     fn read(parse: &mut Parse<'_>) -> Result<Self, ObjectError> {
@@ -98,9 +98,7 @@ impl Content {
                 map.field(12).list(extents.iter(), |out, extent| extent.write(out));
             }
             Self::Pages(pages) => {
-                map.field(13).list(pages.iter(), |out, (id, bytes)| {
-                    out.array(2).bytes(id.bytes()).uint(*bytes);
-                });
+                map.field(13).list(pages.iter(), |out, (id, bytes)| out.array(2).bytes(id.bytes()).uint(*bytes));
             }
         }
     }

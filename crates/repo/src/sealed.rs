@@ -101,10 +101,7 @@ pub fn open(access: &Access, kind: ObjectType, hash: ObjectHash, bytes: &[u8]) -
 
 impl<T> Signed<T> {
     /// The same with what `read` makes of the value.
-    pub(crate) fn try_map<U>(
-        self,
-        read: impl FnOnce(&T) -> Result<U, ObjectError>,
-    ) -> Result<Signed<U>, ObjectError> {
+    pub(crate) fn try_map<U>(self, read: impl FnOnce(&T) -> Result<U, ObjectError>) -> Result<Signed<U>, ObjectError> {
         let value = read(&self.value)?;
         Ok(Signed { value, hash: self.hash, signer: self.signer, role: self.role, domain: self.domain })
     }

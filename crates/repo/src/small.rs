@@ -150,9 +150,7 @@ fn hashes(parse: &mut Parse<'_>) -> Result<Vec<ObjectHash>, ObjectError> {
 }
 
 fn put_hashes(map: &mut Fields<'_>, key: u8, hashes: &[ObjectHash]) {
-    map.field(key).list(hashes.iter(), |out, hash| {
-        out.bytes(hash.bytes());
-    });
+    map.field(key).list(hashes.iter(), |out, hash| out.bytes(hash.bytes()));
 }
 
 impl Small for Run {
@@ -295,13 +293,9 @@ impl Small for Mark {
 
     fn write(&self, map: &mut Fields<'_>) {
         map.field(0).time(self.time);
-        map.field(1).list(self.packs.iter(), |out, (kind, hash)| {
-            out.array(2).uint(*kind as u8).bytes(hash.bytes());
-        });
+        map.field(1).list(self.packs.iter(), |out, (kind, hash)| out.array(2).uint(*kind as u8).bytes(hash.bytes()));
         put_hashes(map, 2, &self.indexes);
-        map.field(3).list(self.others.iter(), |out, name| {
-            out.text(name.as_str());
-        });
+        map.field(3).list(self.others.iter(), |out, name| out.text(name.as_str()));
     }
 
     fn read(parse: &mut Parse<'_>) -> Result<Self, ObjectError> {
@@ -358,9 +352,7 @@ impl Small for Quarantine {
 
     fn write(&self, map: &mut Fields<'_>) {
         map.field(0).time(self.time);
-        map.field(1).list(self.chunks.iter(), |out, id| {
-            out.bytes(id.bytes());
-        });
+        map.field(1).list(self.chunks.iter(), |out, id| out.bytes(id.bytes()));
         map.field(2).text(&self.why);
     }
 

@@ -5,7 +5,9 @@ use bytes::Bytes;
 use super::record::records;
 use super::{Origin, PackId, PackKind, RECORDS_START, Record};
 use crate::cbor::{Build, Fields, Parse, required};
-use crate::object::{DOMAIN_SEAL_BYTES, DomainId, ENVELOPE_BYTES, Envelope, IndexKey, ObjectError, open_header, sealed_domain};
+use crate::object::{
+    DOMAIN_SEAL_BYTES, DomainId, ENVELOPE_BYTES, Envelope, IndexKey, ObjectError, open_header, sealed_domain,
+};
 
 /// Length of the two numbers and the mark at the very end of a pack.
 pub const FOOTER_BYTES: usize = 4 + 4 + 4;
@@ -21,9 +23,7 @@ pub(super) fn encode(origins: &[(PackId, u32)], records: &[Record]) -> Vec<u8> {
 
 /// `[[pack id, number of envelope]]`, as trailers and indexes have it.
 pub(crate) fn origins_field(map: &mut Fields<'_>, key: u8, origins: &[(PackId, u32)]) {
-    map.field(key).list(origins.iter(), |out, (pack, envelope)| {
-        out.array(2).bytes(pack.0).uint(*envelope);
-    });
+    map.field(key).list(origins.iter(), |out, (pack, envelope)| out.array(2).bytes(pack.0).uint(*envelope));
 }
 
 /// Reads what [`origins_field`] wrote.
@@ -103,8 +103,10 @@ impl Trailer {
         let cut = || ObjectError::malformed("a pack with a cut trailer");
         let footer: &[u8; FOOTER_BYTES] = tail.last_chunk().ok_or_else(cut)?;
         let tail_bytes = Self::tail_bytes(footer)?;
-        let records_end = pack_bytes.checked_sub(tail_bytes).filter(|end| *end >= RECORDS_START as u64).ok_or_else(cut)?;
-        let start = usize::try_from(tail_bytes).ok().and_then(|length| tail.len().checked_sub(length)).ok_or_else(cut)?;
+        let records_end =
+            pack_bytes.checked_sub(tail_bytes).filter(|end| *end >= RECORDS_START as u64).ok_or_else(cut)?;
+        let start =
+            usize::try_from(tail_bytes).ok().and_then(|length| tail.len().checked_sub(length)).ok_or_else(cut)?;
         let sealed_len = u32::from_le_bytes(footer[4..8].try_into().expect("4 bytes")) as usize;
         let sealed_start = tail.len() - FOOTER_BYTES - sealed_len;
         let sealed = &tail[sealed_start..tail.len() - FOOTER_BYTES];
@@ -167,7 +169,8 @@ impl PackContents {
         key_of: impl FnOnce(DomainId) -> Option<&'k IndexKey>,
     ) -> Result<Self, ObjectError> {
         let body = open_header(kind.object_type(), bytes)?;
-        let (ids, _) = body.split_first_chunk::<32>().ok_or_else(|| ObjectError::malformed("a pack without its ids"))?;
+        let (ids, _) =
+            body.split_first_chunk::<32>().ok_or_else(|| ObjectError::malformed("a pack without its ids"))?;
         let trailer = Trailer::parse(kind, bytes.len() as u64, bytes, key_of)?;
         if trailer.domain.0 != ids[16..] {
             return Err(ObjectError::malformed("a pack of two domains"));

@@ -8,41 +8,27 @@ use crate::object::ObjectError;
 
 pub(super) fn write(meta: &EntryMeta, map: &mut Fields<'_>) {
     map.field(1).uint(meta.kind as u8);
-    map.some(2, meta.mode, |out, mode| {
-        out.uint(mode);
-    });
+    map.some(2, meta.mode, |out, mode| out.uint(mode));
     map.some(3, meta.owner.as_ref(), principal);
     map.some(4, meta.group.as_ref(), principal);
-    map.some(5, meta.mtime, |out, (seconds, nanoseconds)| {
-        out.array(2).int(seconds).uint(nanoseconds);
-    });
-    map.some(6, meta.link.as_ref(), |out, link| {
-        out.bytes(link);
-    });
-    map.some(7, meta.device, |out, (major, minor)| {
-        out.array(2).uint(major).uint(minor);
-    });
+    map.some(5, meta.mtime, |out, (seconds, nanoseconds)| out.array(2).int(seconds).uint(nanoseconds));
+    map.some(6, meta.link.as_ref(), |out, link| out.bytes(link));
+    map.some(7, meta.device, |out, (major, minor)| out.array(2).uint(major).uint(minor));
     if !meta.xattrs.is_empty() {
-        map.field(8).list(meta.xattrs.iter(), |out, xattr| {
-            out.array(2).bytes(&xattr.name).bytes(&xattr.value);
-        });
+        map.field(8).list(meta.xattrs.iter(), |out, xattr| out.array(2).bytes(&xattr.name).bytes(&xattr.value));
     }
-    map.some(9, meta.why.as_ref(), |out, why| {
-        out.text(why);
-    });
+    map.some(9, meta.why.as_ref(), |out, why| out.text(why));
     if !meta.extra.is_empty() {
-        map.field(10).text_map(&meta.extra, |out, text| {
-            out.text(text);
-        });
+        map.field(10).text_map(&meta.extra, |out, text| out.text(text));
     }
 }
 
-fn principal(out: &mut Build, principal: &Principal) {
+fn principal<'b>(out: &'b mut Build, principal: &Principal) -> &'b mut Build {
     out.array(2).uint(principal.id);
     match &principal.name {
         Some(name) => out.text(name),
         None => out.null(),
-    };
+    }
 }
 
 #[derive(Default)]

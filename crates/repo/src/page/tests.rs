@@ -35,7 +35,8 @@ fn meta() -> impl Strategy<Value = EntryMeta> {
     let bytes = || proptest::collection::vec(any::<u8>(), 0..20);
     let xattr = (bytes(), bytes()).prop_map(|(name, value)| Xattr { name, value });
     let first = (0u8..9, proptest::option::of(0u32..0o10000), proptest::option::of(principal()));
-    let second = (proptest::option::of(any::<(i64, u32)>()), proptest::option::of(bytes()), any::<Option<(u32, u32)>>());
+    let second =
+        (proptest::option::of(any::<(i64, u32)>()), proptest::option::of(bytes()), any::<Option<(u32, u32)>>());
     let third = (
         proptest::collection::vec(xattr, 0..3),
         proptest::option::of("[a-z ]{0,12}"),
@@ -56,8 +57,11 @@ fn meta() -> impl Strategy<Value = EntryMeta> {
 }
 
 fn entry() -> impl Strategy<Value = StoredEntry> {
-    ("[a-z]{1,8}(/[a-z-]{1,8}){0,2}", meta(), content())
-        .prop_map(|(text, meta, content)| StoredEntry { path: path(&text), meta, content })
+    ("[a-z]{1,8}(/[a-z-]{1,8}){0,2}", meta(), content()).prop_map(|(text, meta, content)| StoredEntry {
+        path: path(&text),
+        meta,
+        content,
+    })
 }
 
 fn golden_entry() -> StoredEntry {

@@ -13,26 +13,21 @@ pub(super) fn write_header(header: &RootHeader) -> Vec<u8> {
         map.field(0).bytes(header.stack_tag.0);
         map.field(1).bytes(header.source_tag.0);
         map.field(2).uint(header.sequence);
-        map.some(3, header.previous.as_ref(), |out, hash| {
-            out.bytes(hash.bytes());
-        });
+        map.some(3, header.previous.as_ref(), |out, hash| out.bytes(hash.bytes()));
         map.field(4).time(header.time);
         map.field(5).uint(header.roster_number);
         map.field(6).bytes(header.roster_hash.bytes());
         map.field(7).bytes(header.run.0);
-        map.some(8, header.original.as_ref(), |out, id| {
-            out.bytes(id.bytes());
-        });
+        map.some(8, header.original.as_ref(), |out, id| out.bytes(id.bytes()));
         map.some(9, header.countersigned.as_ref(), |out, countersign| {
-            out.array(3).time(countersign.time).bytes(countersign.signer.0).bytes(countersign.signature);
+            out.array(3).time(countersign.time).bytes(countersign.signer.0).bytes(countersign.signature)
         });
     })
 }
 
 pub(super) fn read_header(plain: &[u8]) -> Result<RootHeader, ObjectError> {
     let (mut stack_tag, mut source_tag, mut sequence, mut previous, mut time) = (None, None, None, None, None);
-    let (mut roster_number, mut roster_hash, mut run, mut original, mut countersigned) =
-        (None, None, None, None, None);
+    let (mut roster_number, mut roster_hash, mut run, mut original, mut countersigned) = (None, None, None, None, None);
     Parse::whole(plain, |parse| {
         parse.map(|key, value| {
             match key {
@@ -72,9 +67,7 @@ fn read_countersign(parse: &mut Parse<'_>) -> Result<Countersign, ObjectError> {
 
 pub(super) fn write_refs(refs: &RootRefs) -> Vec<u8> {
     Build::record(|map| {
-        map.some(0, refs.top.as_ref(), |out, id| {
-            out.bytes(id.bytes());
-        });
+        map.some(0, refs.top.as_ref(), |out, id| out.bytes(id.bytes()));
     })
 }
 
@@ -100,26 +93,14 @@ pub(super) fn write_body(body: &RootBody) -> Vec<u8> {
         map.field(3).map(|point| {
             point.field(0).time(body.recovery_point.time);
             point.field(1).text(&body.recovery_point.consistency);
-            point.field(2).text_map(&body.recovery_point.facts, |out, text| {
-                out.text(text);
-            });
+            point.field(2).text_map(&body.recovery_point.facts, |out, text| out.text(text));
         });
-        map.some(4, body.top.as_ref(), |out, id| {
-            out.bytes(id.bytes());
-        });
-        map.field(5).text_map(&body.stats, |out, count| {
-            out.uint(*count);
-        });
+        map.some(4, body.top.as_ref(), |out, id| out.bytes(id.bytes()));
+        map.field(5).text_map(&body.stats, |out, count| out.uint(*count));
         map.field(6).text(&body.config);
-        map.some(7, body.label.as_ref(), |out, label| {
-            out.text(label);
-        });
-        map.field(8).list(body.problems.iter(), |out, (path, problem)| {
-            out.array(2).bytes(path).text(problem);
-        });
-        map.some(9, body.stack_run.as_ref(), |out, run| {
-            out.bytes(run.0);
-        });
+        map.some(7, body.label.as_ref(), |out, label| out.text(label));
+        map.field(8).list(body.problems.iter(), |out, (path, problem)| out.array(2).bytes(path).text(problem));
+        map.some(9, body.stack_run.as_ref(), |out, run| out.bytes(run.0));
     })
 }
 
