@@ -1,0 +1,177 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use lifeboat_model::target::{RestoreOptions, TargetInventory};
+use lifeboat_model::{
+    Digest, EntryKind, EntryMeta, EntryPath, RecoveryPoint, Role, SnapshotId, SnapshotSummary, SourceName, StackName,
+};
+use lifeboat_source::SourceError;
+use lifeboat_testkit::context::run_context;
+use lifeboat_testkit::snapshot::FakeSnapshot;
+
+use super::*;
+
+/// A target in memory: what it holds, and what was asked of it in which order.
+#[derive(Default)]
+struct FakeTarget {
+    inventory: TargetInventory,
+    differences: u64,
+    asked: Mutex<Vec<&'static str>>,
+}
+
+impl FakeTarget {
+    fn ask(&self, what: &'static str) {
+        self.asked.lock().expect("no panic").push(what);
+    }
+
+    fn asked(&self) -> Vec<&'static str> {
+        self.asked.lock().expect("no panic").clone()
+    }
+}
+
+#[async_trait]
+impl Target for FakeTarget {
+    async fn inventory(&self, _: &dyn EntryReader, _: &RestoreOptions) -> Result<TargetInventory, SourceError> {
+        self.ask("inventory");
+        Ok(self.inventory.clone())
+    }
+
+    async fn apply(&self, _: &dyn EntryReader, _: &RestoreOptions, _: &RunContext) -> Result<Restored, SourceError> {
+        self.ask("apply");
+        Ok(Restored { entries: 1, bytes: 4, problems: vec![] })
+    }
+
+    async fn verify(&self, _: &dyn EntryReader, _: &RestoreOptions, _: &RunContext) -> Result<Verified, SourceError> {
+        self.ask("verify");
+        Ok(Verified { compared: 1, differences: vec![], difference_count: self.differences })
+    }
+}
+
+struct Case {
+    data: FakeSnapshot,
+    target: FakeTarget,
+    to: Destination,
+    options: RestoreOptions,
+}
+
+fn path(text: &str) -> EntryPath {
+    EntryPath::new(text).expect("a path")
+}
+
+/// A snapshot of two entries and an empty server.
+fn case() -> Case {
+    let mut data = FakeSnapshot::default();
+    data.insert("events/1.dat", EntryMeta::new(EntryKind::File), b"rows");
+    data.insert("users/2.dat", EntryMeta::new(EntryKind::File), b"rows");
+    let to = Destination::Server("postgres://scratch".to_owned());
+    Case { data, target: FakeTarget::default(), to, options: RestoreOptions::default() }
+}
+
+/// The same, with something that stands in the way and may be replaced.
+fn replacing() -> Case {
+    let mut case = case();
+    case.target.inventory.occupied = vec!["table events.a".to_owned()];
+    case.target.inventory.occupied_count = 1;
+    case.options.replace = true;
+    case
+}
+
+fn summary() -> SnapshotSummary {
+    let time = jiff::Timestamp::UNIX_EPOCH;
+    SnapshotSummary {
+        id: SnapshotId(Digest::of(b"s")),
+        original: None,
+        stack: Some(StackName::new("farajaland").expect("a name")),
+        source: Some(SourceName::new("registry").expect("a name")),
+        kind: Some("postgres".to_owned()),
+        time,
+        recovery_point: Some(time),
+        stored_at: time,
+        label: None,
+        bytes: Some(8),
+        new_bytes: None,
+        entries: None,
+        problems: None,
+        held: None,
+        sequence: 1,
+        countersigned_time: None,
+        writer: String::new(),
+        clock_drift: false,
+        stack_tag: Digest::of(b""),
+        source_tag: Digest::of(b""),
+    }
+}
+
+impl Case {
+    async fn run(&self, mode: Mode<'_>) -> Result<RestoreReport, JobError> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let point =
+            RecoveryPoint { time: jiff::Timestamp::UNIX_EPOCH, consistency: String::new(), facts: BTreeMap::new() };
+        let machine = Machine { role: Role::Restore, stack: None, own: BTreeMap::new(), own_paths: Vec::new() };
+        let (snapshot, to, options) = (&summary(), &self.to, &self.options);
+        let request = RestoreRequest { snapshot, point: &point, to, options };
+        carry_out(&self.data, &self.target, &request, &machine, mode, &run_context(dir.path())).await
+    }
+}
+
+#[tokio::test]
+async fn a_dry_run_looks_and_does_nothing() {
+    let case = replacing();
+    let report = case.run(Mode::DryRun).await.expect("a plan");
+    assert!(report.plan.destructive && report.restored.is_none());
+    assert_eq!(case.target.asked(), ["inventory"]);
+    assert_eq!(report.exit_code(), 0);
+}
+
+#[tokio::test]
+async fn a_declined_plan_touches_nothing() {
+    let case = replacing();
+    let error = case.run(Mode::Run(&|plan| !plan.destructive)).await.expect_err("declined");
+    assert!(matches!(error, JobError::Declined));
+    assert_eq!(case.target.asked(), ["inventory"]);
+}
+
+#[tokio::test]
+async fn an_occupied_target_is_refused_before_anybody_is_asked() {
+    let mut case = replacing();
+    case.options.replace = false;
+    let error = case.run(Mode::Run(&|_| panic!("nobody is asked"))).await.expect_err("refused");
+    assert!(matches!(error, JobError::Plan(_)));
+    assert_eq!(case.target.asked(), ["inventory"]);
+}
+
+#[tokio::test]
+async fn a_damaged_snapshot_replaces_nothing() {
+    let mut case = replacing();
+    case.data.damaged.insert(path("events/1.dat"));
+    let error = case.run(Mode::Run(&|_| true)).await.expect_err("damaged");
+    assert!(error.chain().contains("events/1.dat"), "{}", error.chain());
+    assert!(error.hint().is_some_and(|hint| hint.contains("check --read-data")));
+    assert_eq!(case.target.asked(), ["inventory"], "apply was never reached");
+}
+
+#[tokio::test]
+async fn only_what_is_read_has_to_be_whole() {
+    let mut case = replacing();
+    case.data.damaged.insert(path("events/1.dat"));
+    case.target.inventory.reads = vec![path("users")];
+    case.run(Mode::Run(&|_| true)).await.expect("the other database is whole");
+    case.target.inventory.reads = vec![path("users"), path("events")];
+    assert!(case.run(Mode::Run(&|_| true)).await.is_err());
+}
+
+#[tokio::test]
+async fn a_server_is_compared_after_the_restore_and_a_directory_is_not() {
+    let mut case = case();
+    let report = case.run(Mode::Run(&|_| true)).await.expect("restored");
+    assert_eq!(case.target.asked(), ["inventory", "apply", "verify"]);
+    assert_eq!(report.exit_code(), 0);
+    case.target = FakeTarget { differences: 2, ..FakeTarget::default() };
+    assert_eq!(case.run(Mode::Run(&|_| true)).await.expect("restored").exit_code(), 1);
+    case.target = FakeTarget::default();
+    case.to = Destination::Dir(PathBuf::from("/srv/out"));
+    case.run(Mode::Run(&|_| true)).await.expect("restored");
+    assert_eq!(case.target.asked(), ["inventory", "apply"]);
+}
