@@ -205,6 +205,14 @@ impl RepoError {
         match self {
             Self::NoRepository { .. } => RepoErrorKind::NoRepository,
             Self::Busy { .. } => RepoErrorKind::Busy,
+            Self::AlreadyThere { .. }
+            | Self::Usage { .. }
+            | Self::KeyFile { source: KeyFileError::Exists | KeyFileError::NoPassphrase { .. }, .. } => {
+                RepoErrorKind::Usage
+            }
+            Self::Io { .. } | Self::Store(_) | Self::KeyFile { source: KeyFileError::Write(_), .. } => {
+                RepoErrorKind::Failed
+            }
             Self::WrongKey { .. } | Self::KeyMissing { .. } | Self::KeyFile { .. } | Self::OtherRepository { .. } => {
                 RepoErrorKind::Key
             }
@@ -217,8 +225,6 @@ impl RepoError {
             | Self::KeyringLost { .. }
             | Self::TooMany { .. }
             | Self::OlderRoster { .. } => RepoErrorKind::Damaged,
-            Self::AlreadyThere { .. } | Self::Usage { .. } => RepoErrorKind::Usage,
-            Self::Io { .. } | Self::Store(_) => RepoErrorKind::Failed,
         }
     }
 
