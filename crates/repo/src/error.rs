@@ -8,6 +8,7 @@ use lifeboat_store::{StoreError, StoreErrorKind};
 use crate::crypt::VerifyKey;
 use crate::keyfile::KeyFileError;
 use crate::object::{ObjectError, RepositoryId};
+use crate::table::TableError;
 
 /// For callers that decide by it, and for exit codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,6 +188,9 @@ pub enum RepoError {
         #[source]
         source: std::io::Error,
     },
+    /// A table in the cache directory.
+    #[error(transparent)]
+    Cache(#[from] TableError),
     /// A store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -210,9 +214,10 @@ impl RepoError {
             | Self::KeyFile { source: KeyFileError::Exists | KeyFileError::NoPassphrase { .. }, .. } => {
                 RepoErrorKind::Usage
             }
-            Self::Io { .. } | Self::Store(_) | Self::KeyFile { source: KeyFileError::Write(_), .. } => {
-                RepoErrorKind::Failed
-            }
+            Self::Io { .. }
+            | Self::Cache(_)
+            | Self::Store(_)
+            | Self::KeyFile { source: KeyFileError::Write(_), .. } => RepoErrorKind::Failed,
             Self::WrongKey { .. } | Self::KeyMissing { .. } | Self::KeyFile { .. } | Self::OtherRepository { .. } => {
                 RepoErrorKind::Key
             }
@@ -264,6 +269,9 @@ impl RepoError {
                 StoreErrorKind::Transient => Some("try again; the store may be back soon"),
                 _ => None,
             },
+            Self::Cache(_) => {
+                Some("the cache directory needs a working disk with free space; what is in it can be deleted")
+            }
             Self::Io { .. } => None,
         }
     }

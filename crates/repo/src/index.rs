@@ -14,6 +14,15 @@ use crate::pack::trailer::{origins, origins_field};
 use crate::pack::{FinishedPack, PackId, PackKind, RECORD_BYTES, Record};
 use crate::sealed::{self, Signed};
 
+mod location;
+mod segment;
+mod set;
+mod trailers;
+
+pub use location::Location;
+pub use set::{DamagedObject, IndexSet};
+pub(crate) use set::{OBJECT_BYTES_MAX, blocking, hash_of, list_objects};
+
 /// The most records of one index object.
 pub const INDEX_RECORDS_MAX: usize = 262_144;
 /// The most packs of one index object: records name them by 16 bits.

@@ -77,6 +77,14 @@ pub enum Codec {
     Zstd = 1,
 }
 
+impl Codec {
+    /// The codec with this number.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        [Self::Plain, Self::Zstd].into_iter().find(|codec| *codec as u8 == number)
+    }
+}
+
 /// The 16 random bytes that name a pack before its hash is known.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PackId(pub [u8; 16]);

@@ -364,6 +364,12 @@ impl Table {
         &self.note
     }
 
+    /// What the caller noted down, for callers that keep it elsewhere from now on.
+    #[must_use]
+    pub fn take_note(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.note)
+    }
+
     /// The file.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -66,11 +66,8 @@ impl Record {
             number: number(44),
             origin: number(48),
             pack: u16::from_le_bytes([bytes[52], bytes[53]]),
-            codec: match bytes[54] {
-                0 => Codec::Plain,
-                1 => Codec::Zstd,
-                other => return Err(ObjectError::malformed(format_args!("unknown codec {other}"))),
-            },
+            codec: Codec::from_number(bytes[54])
+                .ok_or_else(|| ObjectError::malformed(format_args!("unknown codec {}", bytes[54])))?,
             kind: PackKind::from_number(bytes[55])
                 .ok_or_else(|| ObjectError::malformed(format_args!("unknown type of pack {}", bytes[55])))?,
         };

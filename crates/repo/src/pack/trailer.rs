@@ -118,7 +118,7 @@ impl Trailer {
             return Err(cut());
         }
         let domain = sealed_domain(sealed)?;
-        let key = key_of(domain).ok_or_else(|| ObjectError::malformed("sealed under a domain that we do not know"))?;
+        let key = key_of(domain).ok_or(ObjectError::ForeignDomain)?;
         let opened = key.open(kind.object_type(), sealed)?;
         let (places, records) = decode(&opened)?;
         let origins = places
