@@ -6,6 +6,8 @@
 
 pub mod files;
 
+pub mod postgres;
+
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;

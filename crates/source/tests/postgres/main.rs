@@ -1,0 +1,4 @@
+//! Backups and restores of real PostgreSQL servers.
+
+mod backup;
+mod fixture;
