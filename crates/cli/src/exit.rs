@@ -18,11 +18,13 @@ pub(crate) enum Exit {
     Busy = 11,
     /// A key is wrong or missing.
     Key = 12,
+    /// An objective for data loss or downtime was missed.
+    Objective = 20,
 }
 
 impl Exit {
     /// All of them, for the help text.
-    pub(crate) const ALL: [(Self, &'static str); 7] = [
+    pub(crate) const ALL: [(Self, &'static str); 8] = [
         (Self::Ok, "done"),
         (Self::Failed, "failed; damaged or forged objects too"),
         (Self::Usage, "wrong usage or configuration"),
@@ -30,6 +32,7 @@ impl Exit {
         (Self::NoRepository, "no repository"),
         (Self::Busy, "locked or busy"),
         (Self::Key, "wrong or missing key"),
+        (Self::Objective, "an objective was missed"),
     ];
 
     /// The number.
@@ -58,6 +61,7 @@ mod tests {
             (10, "NoRepository"),
             (11, "Busy"),
             (12, "Key"),
+            (20, "Objective"),
         ];
         assert_eq!(numbers, expected.map(|(number, name)| (number, name.to_owned())));
         assert_eq!(Exit::from_code(12), Exit::Key);

@@ -5,7 +5,7 @@ use std::io::Write;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use serde::Serialize;
+use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -16,7 +16,15 @@ const SCHEMA_VERSION: u32 = 1;
 
 /// Writes `{"schema_version":1,"<plural>":...}` on one line.
 pub(crate) fn json(plural: &'static str, value: &impl Serialize) -> Result<(), Failure> {
-    json_object(vec![(plural, to_value(value)?)])
+    json_line(&Versioned { plural, value })
+}
+
+/// Writes one object with several fields. A map keeps its fields in the order of their names.
+pub(crate) fn json_object(fields: Vec<(&'static str, serde_json::Value)>) -> Result<(), Failure> {
+    let mut object = serde_json::Map::new();
+    object.insert("schema_version".to_owned(), SCHEMA_VERSION.into());
+    object.extend(fields.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    json_line(&object)
 }
 
 /// A value as JSON.
@@ -24,12 +32,23 @@ pub(crate) fn to_value(value: &impl Serialize) -> Result<serde_json::Value, Fail
     serde_json::to_value(value).map_err(|error| Failure::of(Exit::Failed, &error))
 }
 
-/// Writes one object with several fields.
-pub(crate) fn json_object(fields: Vec<(&'static str, serde_json::Value)>) -> Result<(), Failure> {
-    let mut object = serde_json::Map::new();
-    object.insert("schema_version".to_owned(), SCHEMA_VERSION.into());
-    object.extend(fields.into_iter().map(|(name, value)| (name.to_owned(), value)));
-    text(&serde_json::Value::Object(object).to_string())
+fn json_line(value: &impl Serialize) -> Result<(), Failure> {
+    text(&serde_json::to_string(value).map_err(|error| Failure::of(Exit::Failed, &error))?)
+}
+
+/// A value under its plural noun, after the version.
+struct Versioned<'a, T> {
+    plural: &'static str,
+    value: &'a T,
+}
+
+impl<T: Serialize> Serialize for Versioned<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(2))?;
+        map.serialize_entry("schema_version", &SCHEMA_VERSION)?;
+        map.serialize_entry(self.plural, self.value)?;
+        map.end()
+    }
 }
 
 /// Writes lines. A reader that went away (`| head`) ends the command without an error.
@@ -60,7 +79,7 @@ pub(crate) enum Column {
 /// A table without lines around its cells: easy to read, easy to cut.
 pub(crate) fn table(columns: &[Column], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(columns.iter().map(|column| match column {
         Column::Left(name) | Column::Right(name) => *name,
     }));
@@ -148,7 +167,7 @@ mod tests {
             &[Column::Left("NAME"), Column::Right("BYTES")],
             [vec!["a\u{1b}[2J".into(), "1".into()], vec!["long name".into(), "12345".into()]],
         );
-        assert_eq!(table, "NAME           BYTES\na\\u{1b}[2J         1\nlong name      12345");
+        assert_eq!(table, "NAME        BYTES\na\\u{1b}[2J      1\nlong name   12345");
     }
 
     #[test]

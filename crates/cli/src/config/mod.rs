@@ -42,6 +42,11 @@ pub(crate) fn load(path: &Path, state_dir: StateDir, environment: &dyn Environme
     Ok(Loaded { path: path.to_owned(), config, warnings })
 }
 
+/// A value as YAML.
+pub(crate) fn to_yaml(value: &impl serde::Serialize) -> Result<String, ConfigError> {
+    yaml::write(value).map_err(|fault| ConfigError::bad(Path::new("standard output"), "", fault))
+}
+
 fn parse(text: &str, around: &Surroundings<'_>) -> Result<StackConfig, fault::Fault> {
     let mut tree = yaml::parse(text)?;
     let portable = portable::portable(&tree, around.environment)?;

@@ -58,10 +58,10 @@ pub(crate) fn parse(text: &str) -> Result<Node, Fault> {
     node(parsed, text, 0)
 }
 
-/// The tree as YAML with variables as they were written.
-pub(crate) fn write(node: &Node) -> Result<String, Fault> {
+/// A value as YAML; of a tree, variables as they were written.
+pub(crate) fn write(value: &impl Serialize) -> Result<String, Fault> {
     let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
-    serde_saphyr::to_string_with_options(node, options)
+    serde_saphyr::to_string_with_options(value, options)
         .map_err(|why| Fault::new(format!("the configuration cannot be written as YAML: {why}")))
 }
 

@@ -1,0 +1,172 @@
+//! What a command runs in: configuration, clock, catalog, scratch directory, the wish to stop.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use lifeboat_engine::catalog::Catalog;
+use lifeboat_engine::scratch::Scratch;
+use lifeboat_engine::{Host, JobError};
+use lifeboat_model::config::StackConfig;
+use lifeboat_model::flow::{Cancel, RunContext};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::args::Globals;
+use crate::config::{self, ConfigError, Loaded, StateDir};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::progress::Progress;
+use crate::talk::Talk;
+
+/// Where a configuration is looked for when none is named.
+const USUAL_CONFIGS: [&str; 2] = ["lifeboat.yaml", "/etc/lifeboat/lifeboat.yaml"];
+
+/// One run of the program.
+pub(crate) struct Session {
+    pub(crate) globals: Globals,
+    pub(crate) talk: Talk,
+    pub(crate) cancel: Cancel,
+}
+
+impl Session {
+    pub(crate) fn new(globals: Globals, talk: Talk) -> Self {
+        Self { globals, talk, cancel: Cancel::default() }
+    }
+
+    /// The first SIGINT or SIGTERM asks the run to end cleanly; a second one ends the process.
+    pub(crate) fn stop_on_signals(&self) {
+        for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+            let (cancel, talk) = (self.cancel.clone(), self.talk.clone());
+            let Ok(mut signals) = signal(kind) else { continue };
+            tokio::spawn(async move {
+                while signals.recv().await.is_some() {
+                    if cancel.is_cancelled() {
+                        talk.warn("stopped at once");
+                        #[expect(
+                            clippy::exit,
+                            reason = "the person asked twice; sealed snapshots are whole whenever it ends"
+                        )]
+                        std::process::exit(Exit::Failed.code().into());
+                    }
+                    talk.warn("stopping; once more stops at once");
+                    cancel.cancel();
+                }
+            });
+        }
+    }
+
+    /// Finds, reads and checks the configuration.
+    pub(crate) fn load(&self) -> Result<Loaded, Failure> {
+        let path =
+            match &self.globals.config {
+                Some(path) => path.clone(),
+                None => USUAL_CONFIGS.iter().map(PathBuf::from).find(|path| path.exists()).ok_or_else(|| {
+                    ConfigError::NotFound { tried: USUAL_CONFIGS.iter().map(PathBuf::from).collect() }
+                })?,
+            };
+        let state_dir = match &self.globals.state_dir {
+            Some(dir) => StateDir::Given(absolute(dir)?),
+            None => StateDir::Usual(usual_state_dir()?),
+        };
+        Ok(config::load(&path, state_dir, &environment)?)
+    }
+
+    /// What a job needs. Removes what killed commands left in the scratch directory.
+    pub(crate) fn begin(&self, config: StackConfig) -> Result<Running, Failure> {
+        lifeboat_wire::fs::create_dir_durable(&config.state_dir, 0o700).map_err(|error| {
+            Failure::of(Exit::Failed, &error).hint("name another with stateDir, --state-dir or LIFEBOAT_STATE_DIR")
+        })?;
+        let scratch = Scratch::begin(&config.state_dir).map_err(|error| Failure::of(Exit::Failed, &error))?;
+        let catalog = Catalog::open(&config.state_dir, self.talk.clock.now());
+        if let Some(note) = catalog.note() {
+            self.talk.warn(note);
+        }
+        let progress = Arc::new(Progress::new(&self.talk));
+        let context = RunContext {
+            clock: Arc::clone(&self.talk.clock),
+            monitor: Arc::clone(&progress) as _,
+            cancel: self.cancel.clone(),
+            scratch: scratch.path().to_owned(),
+            memory_budget_bytes: config.memory_budget_bytes,
+        };
+        Ok(Running { config, catalog, context, progress, _scratch: scratch })
+    }
+
+    /// Loads the configuration and begins.
+    pub(crate) fn host(&self) -> Result<Running, Failure> {
+        let loaded = self.load()?;
+        self.begin(loaded.config)
+    }
+
+    /// Whether data goes to standard output as JSON.
+    pub(crate) fn json(&self) -> bool {
+        self.globals.json
+    }
+}
+
+/// A command that has begun; what it holds is put away when it is dropped.
+pub(crate) struct Running {
+    pub(crate) config: StackConfig,
+    pub(crate) catalog: Catalog,
+    pub(crate) context: RunContext,
+    progress: Arc<Progress>,
+    _scratch: Scratch,
+}
+
+impl Running {
+    /// What the engine's jobs take.
+    pub(crate) fn host(&self) -> Host<'_> {
+        Host { config: &self.config, catalog: &self.catalog, run: &self.context }
+    }
+
+    /// Takes the progress bar away and passes a job's result on.
+    pub(crate) fn done<T>(&self, result: Result<T, JobError>) -> Result<T, Failure> {
+        self.progress.end();
+        Ok(result?)
+    }
+
+    /// Takes the progress bar away before somebody is asked.
+    pub(crate) fn pause(&self) {
+        self.progress.end();
+    }
+}
+
+/// A variable of the process.
+#[expect(clippy::disallowed_methods, reason = "the command line is the one place that reads the environment")]
+pub(crate) fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| Failure::of(Exit::Usage, &error))
+}
+
+fn usual_state_dir() -> Result<PathBuf, Failure> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/lifeboat"));
+    }
+    let set = |name: &str| environment(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    set("XDG_STATE_HOME")
+        .or_else(|| set("HOME").map(|home| home.join(".local/state")))
+        .map(|dir| dir.join("lifeboat"))
+        .ok_or_else(|| {
+            Failure::usage("neither XDG_STATE_HOME nor HOME is set")
+                .hint("name a directory with --state-dir or LIFEBOAT_STATE_DIR")
+        })
+}
+
+/// Sends what the libraries trace to standard error, with `-v`.
+pub(crate) fn trace(globals: &Globals) {
+    let level = match globals.verbose {
+        0 => return,
+        1 => {
+            "lifeboat=info,lifeboat_engine=info,lifeboat_repo=info,lifeboat_store=info,lifeboat_source=info,lifeboat_wire=info"
+        }
+        _ => "debug",
+    };
+    let subscriber = tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr);
+    // Fails only where another subscriber is installed already.
+    let _ = match globals.log_format {
+        crate::args::LogFormat::Text => subscriber.try_init(),
+        crate::args::LogFormat::Json => subscriber.json().try_init(),
+    };
+}
