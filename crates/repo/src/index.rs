@@ -21,7 +21,7 @@ mod trailers;
 
 pub use location::Location;
 pub use set::{DamagedObject, IndexSet};
-pub(crate) use set::{OBJECT_BYTES_MAX, blocking, hash_of, list_objects};
+pub(crate) use set::{OBJECT_BYTES_MAX, blocking, hash_of};
 
 /// The most records of one index object.
 pub const INDEX_RECORDS_MAX: usize = 262_144;

@@ -29,6 +29,13 @@ pub mod page;
 pub mod root;
 pub mod sealed;
 pub mod small;
+
+// What is in a repository, and the way out of it.
+pub mod fetch;
+mod local;
+pub mod reader;
+pub mod repository;
+pub mod snapshots;
 pub mod table;
 
 // Content on its way in.
@@ -44,4 +51,6 @@ pub use keyfile::{KeyFile, KeyFileError};
 pub use newest::OpenWarning;
 pub use open::{Keys, Opened, open_access};
 pub use passphrase::Passphrase;
+pub use reader::SnapshotReader;
 pub use remember::{Remembered, RememberedHead};
+pub use repository::Repository;

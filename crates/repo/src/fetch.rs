@@ -1,0 +1,151 @@
+//! Reading chunks: find a copy, fetch it, decrypt, decompress, check the id; try other copies.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use lifeboat_model::{ChunkId, Digest};
+use lifeboat_store::{Store, StoreError, StoreErrorKind};
+
+use crate::access::Access;
+use crate::crypt::Secret;
+use crate::error::RepoError;
+use crate::index::{IndexSet, Location, blocking};
+use crate::object::{Envelope, ObjectError};
+use crate::pack::{PackKey, PackKind};
+
+mod blocks;
+
+use blocks::Blocks;
+
+/// Ciphertexts up to this length are opened where they arrive: handing them to another thread would
+/// cost more than it saves.
+const INLINE_BYTES_MAX: usize = 16 << 10;
+/// Run secrets that are remembered. Opening an envelope costs as much as decrypting 100 KiB.
+const SECRETS_MAX: usize = 4096;
+
+/// Reads chunks of one repository. Calls may come from many tasks at once; what lies close together
+/// is fetched once.
+#[derive(Debug)]
+pub struct Fetcher {
+    store: Arc<dyn Store>,
+    access: Arc<Access>,
+    index: Arc<IndexSet>,
+    blocks: Blocks,
+    secrets: Mutex<HashMap<Digest, Secret>>,
+}
+
+/// Why one copy of a chunk is no good.
+enum BadCopy {
+    /// The store did not give it, and may later.
+    Store(StoreError),
+    /// It is missing or damaged.
+    Lost(String),
+}
+
+impl Fetcher {
+    /// Reads from `store` what `index` finds there.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, access: Arc<Access>, index: Arc<IndexSet>) -> Self {
+        let blocks = Blocks::new(Arc::clone(&store));
+        Self { store, access, index, blocks, secrets: Mutex::default() }
+    }
+
+    /// The plain bytes of a chunk, checked against its id.
+    ///
+    /// # Errors
+    /// [`RepoError::Chunk`] where every copy is missing or damaged; it names the packs.
+    /// [`RepoError::Store`] where a copy may be good but the store does not give it.
+    pub async fn chunk(&self, id: &ChunkId) -> Result<Bytes, RepoError> {
+        let mut tried: Vec<Location> = Vec::new();
+        let (mut lost, mut failed) = (Vec::new(), None);
+        let mut found = self.index.locate(id);
+        for last_round in [false, true] {
+            for location in found {
+                if tried.iter().any(|known| known.pack == location.pack && known.record == location.record) {
+                    continue;
+                }
+                match self.copy(&location).await {
+                    Ok(plain) => return Ok(plain),
+                    Err(BadCopy::Store(error)) => failed = Some(error),
+                    Err(BadCopy::Lost(why)) => {
+                        tracing::warn!(chunk = %id, pack = %location.pack_key(), why, "a copy of a chunk is no good");
+                        lost.push(format!("{}: {why}", location.pack_key()));
+                    }
+                }
+                tried.push(location);
+            }
+            if last_round || failed.is_some() {
+                break;
+            }
+            found = self.index.search(self.store.as_ref(), id).await?;
+        }
+        match failed {
+            Some(error) => Err(error.into()),
+            None if lost.is_empty() => Err(RepoError::Chunk { id: *id, why: "no pack is known to hold it".into() }),
+            None => Err(RepoError::Chunk { id: *id, why: lost.join("; ") }),
+        }
+    }
+
+    async fn copy(&self, location: &Location) -> Result<Bytes, BadCopy> {
+        let range = u64::from(location.record.offset)..location.record.end();
+        let ciphertext = self.blocks.read(location, range).await.map_err(|error| match error.kind {
+            StoreErrorKind::NotFound => BadCopy::Lost("the pack is missing".into()),
+            StoreErrorKind::BadRange => BadCopy::Lost("the pack is cut off".into()),
+            _ => BadCopy::Store(error),
+        })?;
+        if ciphertext.len() != location.record.stored_len as usize {
+            return Err(BadCopy::Lost("the pack is cut off".into()));
+        }
+        let secret = self.secret(&location.origin.envelope).await.map_err(|why| BadCopy::Lost(why.to_string()))?;
+        let opened = if ciphertext.len() <= INLINE_BYTES_MAX {
+            open(&self.access, location, &secret, ciphertext)
+        } else {
+            let (access, location) = (Arc::clone(&self.access), location.clone());
+            let work = tokio::task::spawn_blocking(move || open(&access, &location, &secret, ciphertext));
+            work.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        };
+        opened.map_err(|why| BadCopy::Lost(why.to_string()))
+    }
+
+    /// The run secret in an envelope; each is opened once.
+    async fn secret(&self, envelope: &Envelope) -> Result<Secret, ObjectError> {
+        let commitment = envelope.commitment();
+        let known = self.secrets.lock().unwrap_or_else(PoisonError::into_inner).get(&commitment).cloned();
+        if let Some(secret) = known {
+            return Ok(secret);
+        }
+        let (access, envelope) = (Arc::clone(&self.access), envelope.clone());
+        let opened = blocking(move || Ok(access.secret_of(&envelope))).await.map_err(ObjectError::malformed)?;
+        let secret =
+            opened?.ok_or_else(|| ObjectError::malformed("its envelope is sealed to a key that we do not have"))?;
+        let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        if secrets.len() >= SECRETS_MAX {
+            secrets.clear();
+        }
+        secrets.insert(commitment, secret.clone());
+        Ok(secret)
+    }
+
+    /// The index that it reads by.
+    #[must_use]
+    pub fn index(&self) -> &Arc<IndexSet> {
+        &self.index
+    }
+}
+
+/// Decrypts, decompresses, and checks the id.
+fn open(access: &Access, location: &Location, secret: &Secret, ciphertext: Vec<u8>) -> Result<Bytes, ObjectError> {
+    let kind: PackKind = location.record.kind;
+    let key = PackKey::new(access.repository, secret, kind, location.origin.pack);
+    let plain = key.open(&location.record, ciphertext)?;
+    let keys = access.domains.get(&location.domain).ok_or(ObjectError::ForeignDomain)?;
+    match kind.id_of(keys, &plain) {
+        Some(id) if id == location.record.id => Ok(plain),
+        Some(_) => Err(ObjectError::malformed("its bytes do not have the id of the chunk")),
+        None => Err(ObjectError::malformed("we do not have the key of its ids")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+//! Reading a snapshot: its entries, and their content.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use lifeboat_model::flow::{ContentSink, Entry, EntryReader, EntryVisitor, ReadError};
+use lifeboat_model::{ChunkId, EntryPath};
+use tokio::sync::Semaphore;
+
+use crate::error::RepoError;
+use crate::fetch::Fetcher;
+use crate::object::ObjectError;
+use crate::page::{Content, StoredEntry};
+
+mod content;
+mod extents;
+mod preflight;
+mod tree;
+
+use tree::Tree;
+
+/// Plain bytes that all reads of one reader together fetch ahead.
+const AHEAD_BYTES: usize = 32 << 20;
+
+/// Reads the entries of one snapshot. Holds a bounded number of bytes, however large the snapshot is.
+#[derive(Debug)]
+pub struct SnapshotReader {
+    fetcher: Arc<Fetcher>,
+    tree: Tree,
+    ahead: Arc<Semaphore>,
+}
+
+impl SnapshotReader {
+    /// Reads the snapshot whose manifest has this top page; none for an empty one.
+    #[must_use]
+    pub fn new(fetcher: Arc<Fetcher>, top: Option<ChunkId>) -> Self {
+        let tree = Tree::new(Arc::clone(&fetcher), top);
+        Self { fetcher, tree, ahead: Arc::new(Semaphore::new(AHEAD_BYTES)) }
+    }
+
+    /// The entry at exactly this path as it is stored.
+    ///
+    /// # Errors
+    /// As [`EntryReader::entry`].
+    pub async fn stored_entry(&self, path: &EntryPath) -> Result<Option<StoredEntry>, ReadError> {
+        self.tree.entry(path).await
+    }
+}
+
+fn listed(entry: &StoredEntry) -> Entry {
+    Entry {
+        path: entry.path.clone(),
+        meta: entry.meta.clone(),
+        bytes: entry.bytes(),
+        content: entry.content.encode().into(),
+    }
+}
+
+fn content_of(entry: &Entry) -> Result<Content, ReadError> {
+    Content::decode(&entry.content).map_err(|why| damaged(&entry.path, why))
+}
+
+/// What hurts an entry.
+fn hurt(path: &EntryPath, error: RepoError) -> ReadError {
+    ReadError::Damaged { what: path.to_string(), source: Box::new(error) }
+}
+
+/// An entry that contradicts itself.
+fn damaged(path: &EntryPath, why: ObjectError) -> ReadError {
+    ReadError::Damaged { what: path.to_string(), source: Box::new(why) }
+}
+
+#[async_trait]
+impl EntryReader for SnapshotReader {
+    async fn entry(&self, path: &EntryPath) -> Result<Option<Entry>, ReadError> {
+        Ok(self.tree.entry(path).await?.as_ref().map(listed))
+    }
+
+    async fn walk(&self, under: Option<&EntryPath>, visitor: &mut dyn EntryVisitor) -> Result<(), ReadError> {
+        let mut walk = self.tree.walk(under);
+        while let Some(page) = walk.next_page().await? {
+            for entry in page {
+                visitor.visit(listed(&entry)).await.map_err(ReadError::Receiver)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn content(&self, entry: &Entry, sink: &mut dyn ContentSink) -> Result<u64, ReadError> {
+        content::read(self, entry, sink).await
+    }
+
+    async fn preflight(&self, under: Option<&EntryPath>) -> Result<(), ReadError> {
+        preflight::check(self, under).await
+    }
+}
+
+/// A task that ends when nobody waits for it any more.
+#[derive(Debug)]
+struct Ahead(tokio::task::JoinHandle<Result<Bytes, RepoError>>);
+
+impl Ahead {
+    fn fetch(fetcher: &Arc<Fetcher>, id: ChunkId) -> Self {
+        let fetcher = Arc::clone(fetcher);
+        Self(tokio::spawn(async move { fetcher.chunk(&id).await }))
+    }
+
+    async fn plain(mut self) -> Result<Bytes, RepoError> {
+        match (&mut self.0).await {
+            Ok(done) => done,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests;

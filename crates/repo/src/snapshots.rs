@@ -1,0 +1,207 @@
+//! Which snapshots there are, which of them count, and whether some were taken away.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use jiff::Timestamp;
+use lifeboat_model::{Digest, ObjectHash, RecoveryPoint, SnapshotId, SourceName, StackName};
+use lifeboat_store::Store;
+
+use crate::access::Access;
+use crate::crypt::VerifyKey;
+use crate::error::RepoError;
+use crate::local::LocalObjects;
+use crate::object::{DomainId, ObjectError, ObjectType};
+use crate::remember::RememberedHead;
+use crate::root::{Root, RootHeader};
+use crate::small::RunId;
+
+mod chain;
+mod verdicts;
+
+pub use chain::{ChainFinding, Trouble};
+use verdicts::Verdicts;
+
+/// The part of a root's body that a list shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// The stack.
+    pub stack: StackName,
+    /// The source.
+    pub source: SourceName,
+    /// What kind of source.
+    pub kind: String,
+    /// The view that the snapshot holds.
+    pub recovery_point: RecoveryPoint,
+    /// Counts by name.
+    pub stats: BTreeMap<String, u64>,
+    /// What the person called it.
+    pub label: Option<String>,
+    /// How many problems it has; the root object lists them.
+    pub problems: u64,
+    /// Joins the snapshots that one command made of a stack.
+    pub stack_run: Option<RunId>,
+}
+
+/// A snapshot, as far as our keys show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotInfo {
+    /// The hash of its root object.
+    pub id: SnapshotId,
+    /// Who made it.
+    pub writer: VerifyKey,
+    /// The writer's domain.
+    pub domain: DomainId,
+    /// What everybody of the domain sees.
+    pub header: RootHeader,
+    /// When the store took it, by the store's clock.
+    pub stored_at: Timestamp,
+    /// What identities see.
+    pub summary: Option<Summary>,
+    /// Why it was forgotten.
+    pub forgotten: Option<String>,
+    /// Why it is held.
+    pub held: Option<String>,
+    /// Why it is no snapshot although its root object is there.
+    pub void: Option<String>,
+}
+
+impl SnapshotInfo {
+    /// The time that retention counts by: that of an identity's countersignature, else the store's.
+    #[must_use]
+    pub fn dated(&self) -> Timestamp {
+        self.header.countersigned.as_ref().map_or(self.stored_at, |countersigned| countersigned.time)
+    }
+
+    /// By how many seconds the writer's clock was ahead of the store's; negative where behind. The
+    /// run's own length counts as behind.
+    #[must_use]
+    pub fn skew_seconds(&self) -> i64 {
+        self.header.time.as_second() - self.stored_at.as_second()
+    }
+
+    /// Whether it can be chosen: neither forgotten nor void.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        self.forgotten.is_none() && self.void.is_none()
+    }
+}
+
+/// An object that is left out, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Its name in the store.
+    pub object: String,
+    /// What is wrong with it.
+    pub why: ObjectError,
+}
+
+/// What a list of snapshots found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotList {
+    /// Sound snapshots, oldest first; forgotten and void ones among them.
+    pub snapshots: Vec<SnapshotInfo>,
+    /// Forged or damaged objects.
+    pub refused: Vec<Refused>,
+    /// Signs that roots were taken away, or that a chain was forked.
+    pub findings: Vec<ChainFinding>,
+    /// Hashes of all root objects in the store whose domain we know, refused ones included: nobody
+    /// may delete what these may need.
+    pub roots: BTreeSet<ObjectHash>,
+}
+
+impl SnapshotList {
+    /// The newest root of every chain, to be remembered.
+    #[must_use]
+    pub fn heads(&self) -> Vec<RememberedHead> {
+        let mut heads: HashMap<(VerifyKey, Digest), &SnapshotInfo> = HashMap::new();
+        for snapshot in &self.snapshots {
+            let chain = (snapshot.writer, snapshot.header.source_tag);
+            let newest = heads.entry(chain).or_insert(snapshot);
+            if newest.header.sequence < snapshot.header.sequence {
+                *newest = snapshot;
+            }
+        }
+        let head = |info: &SnapshotInfo| RememberedHead {
+            writer: info.writer,
+            source: info.header.source_tag,
+            sequence: info.header.sequence,
+            root: ObjectHash(info.id.0),
+        };
+        let mut heads: Vec<RememberedHead> = heads.into_values().map(head).collect();
+        heads.sort_by_key(|head| (head.writer, head.source));
+        heads
+    }
+}
+
+/// Lists the snapshots of the domains that we know.
+///
+/// `remembered` are heads that were seen before: what is missing of them is told.
+///
+/// # Errors
+/// [`RepoError::Store`] where the store fails. Forged or damaged objects are no errors: they are in
+/// [`SnapshotList::refused`].
+pub(crate) async fn list(
+    store: &dyn Store,
+    access: &Access,
+    local: &LocalObjects,
+    remembered: &[RememberedHead],
+) -> Result<SnapshotList, RepoError> {
+    let mut out = SnapshotList::default();
+    let mut found: Vec<(Root, Timestamp)> = Vec::new();
+    let kind = ObjectType::SnapshotRoot;
+    let roots = local.each(store, kind, |(listed, bytes)| {
+        let decoded = bytes.and_then(|bytes| crate::root::decode(access, SnapshotId(listed.hash.0), &bytes));
+        if !matches!(decoded, Err(ObjectError::ForeignDomain)) {
+            out.roots.insert(listed.hash);
+        }
+        match decoded {
+            Ok(root) => found.push((slim(root), listed.stored_at)),
+            Err(ObjectError::ForeignDomain) => {}
+            Err(why) => out.refused.push(Refused { object: kind.key(listed.hash).to_string(), why }),
+        }
+    });
+    roots.await?;
+    refuse_after_removal(access, &mut found, &mut out.refused);
+    let verdicts = Verdicts::load(store, access, local, &mut out.refused).await?;
+    let grace_seconds = i64::try_from(access.roster.grace_seconds).unwrap_or(i64::MAX);
+    out.snapshots = found.into_iter().map(|(root, at)| verdicts.apply(root, at, grace_seconds)).collect();
+    out.snapshots.sort_by_key(|info| (info.dated(), info.header.sequence, info.id));
+    out.findings = chain::examine(&out, &verdicts, remembered);
+    Ok(out)
+}
+
+/// Drops what a list does not show, so that many roots need little memory.
+fn slim(mut root: Root) -> Root {
+    if let Some(body) = &mut root.body {
+        body.config = String::new();
+        for problem in &mut body.problems {
+            *problem = Default::default();
+        }
+    }
+    root
+}
+
+/// Of a removed writer only the heads that were known then count, and what is before them.
+fn refuse_after_removal(access: &Access, found: &mut Vec<(Root, Timestamp)>, refused: &mut Vec<Refused>) {
+    let previous: HashMap<ObjectHash, Option<ObjectHash>> =
+        found.iter().map(|(root, _)| (ObjectHash(root.id.0), root.header.previous)).collect();
+    let mut known: BTreeSet<ObjectHash> = BTreeSet::new();
+    for head in access.roster.removed.iter().flat_map(|writer| &writer.heads) {
+        let mut next = Some(*head);
+        while let Some(hash) = next.filter(|hash| !known.contains(hash)) {
+            next = previous.get(&hash).copied().flatten();
+            known.insert(hash);
+        }
+    }
+    found.retain(|(root, _)| {
+        let counts = root.writer_stands || known.contains(&ObjectHash(root.id.0));
+        if !counts {
+            let object = ObjectType::SnapshotRoot.key(ObjectHash(root.id.0)).to_string();
+            refused.push(Refused { object, why: ObjectError::Stranger(root.writer) });
+        }
+        counts
+    });
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,105 @@
+//! Whether the chains of roots are whole.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use lifeboat_model::{Digest, ObjectHash, SnapshotId};
+
+use super::verdicts::Verdicts;
+use super::{SnapshotInfo, SnapshotList};
+use crate::crypt::VerifyKey;
+use crate::remember::RememberedHead;
+
+/// Something is wrong with the chain of a writer and source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChainFinding {
+    /// Who signs the chain.
+    pub writer: VerifyKey,
+    /// The source's tag.
+    pub source_tag: Digest,
+    /// What is wrong.
+    pub trouble: Trouble,
+}
+
+/// What is wrong with a chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// A root that was seen before is gone, and nobody forgot it.
+    Missing {
+        /// The root.
+        root: ObjectHash,
+        /// Its place in the chain.
+        sequence: u64,
+        /// Whether nothing newer is left: the store may have been set back.
+        newest: bool,
+    },
+    /// A root names one before it that is gone, and nobody forgot it.
+    Gap {
+        /// The root that is there.
+        after: SnapshotId,
+        /// The one that is gone.
+        missing: ObjectHash,
+    },
+    /// Several roots have one place: the writer's key is used twice, or its state was set back.
+    Fork {
+        /// The place.
+        sequence: u64,
+        /// The roots.
+        roots: Vec<SnapshotId>,
+    },
+}
+
+impl fmt::Display for ChainFinding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.trouble {
+            Trouble::Missing { root, sequence, newest } => {
+                let set_back = if *newest { "; nothing newer is left, the store may have been set back" } else { "" };
+                write!(
+                    f,
+                    "the root roots/snapshot/{root} (number {sequence} of its source) was seen before and is gone, and nobody forgot it{set_back}"
+                )
+            }
+            Trouble::Gap { after, missing } => {
+                write!(f, "the snapshot {after} follows roots/snapshot/{missing}, which is gone, and nobody forgot it")
+            }
+            Trouble::Fork { sequence, roots } => {
+                let roots: Vec<String> = roots.iter().map(|root| root.short()).collect();
+                write!(
+                    f,
+                    "the snapshots {} are all number {sequence} of one source: its writer key is in use twice, or the writer's state was set back",
+                    roots.join(", ")
+                )
+            }
+        }
+    }
+}
+
+pub(super) fn examine(list: &SnapshotList, verdicts: &Verdicts, remembered: &[RememberedHead]) -> Vec<ChainFinding> {
+    let mut chains: BTreeMap<(VerifyKey, Digest), BTreeMap<u64, Vec<&SnapshotInfo>>> = BTreeMap::new();
+    for info in &list.snapshots {
+        let chain = chains.entry((info.writer, info.header.source_tag)).or_default();
+        chain.entry(info.header.sequence).or_default().push(info);
+    }
+    let gone = |hash: &ObjectHash| !list.roots.contains(hash) && !verdicts.forgotten(&SnapshotId(hash.0));
+    let mut findings = Vec::new();
+    for (&(writer, source_tag), chain) in &chains {
+        let mut add = |trouble| findings.push(ChainFinding { writer, source_tag, trouble });
+        for (&sequence, infos) in chain {
+            if infos.len() > 1 {
+                add(Trouble::Fork { sequence, roots: infos.iter().map(|info| info.id).collect() });
+            }
+            for info in infos {
+                if let Some(missing) = info.header.previous.filter(gone) {
+                    add(Trouble::Gap { after: info.id, missing });
+                }
+            }
+        }
+    }
+    for head in remembered.iter().filter(|head| gone(&head.root)) {
+        let chain = chains.get(&(head.writer, head.source));
+        let newest = chain.and_then(|chain| chain.keys().next_back()).is_none_or(|newest| *newest < head.sequence);
+        let trouble = Trouble::Missing { root: head.root, sequence: head.sequence, newest };
+        findings.push(ChainFinding { writer: head.writer, source_tag: head.source, trouble });
+    }
+    findings
+}
