@@ -9,15 +9,15 @@ use lifeboat_model::{Digest, ObjectHash, StackName};
 use lifeboat_store::{PutMode, Store, StoreErrorKind};
 
 use crate::access::DomainKeys;
+use crate::change::{put_roster, seal_roster};
 use crate::crypt::{SealSecret, Secret, SignKey, random};
 use crate::error::RepoError;
 use crate::format::Format;
 use crate::keyfile::{IdentityKey, MaintainerKey, OwnerKey, WriterKey};
-use crate::keyring::{Keyring, RepositorySecrets};
+use crate::keyring::RepositorySecrets;
 use crate::newest::newest_roster;
-use crate::object::RepositoryId;
-use crate::object::{DomainId, ObjectError, ObjectType};
-use crate::roster::{KeyringCopy, Roster, RosterWriter};
+use crate::object::{DomainId, ObjectType, RepositoryId};
+use crate::roster::{Roster, RosterWriter};
 
 /// The usual [`CreateOptions::grace_seconds`]: 48 hours.
 pub const GRACE_SECONDS: u64 = 48 * 3600;
@@ -51,8 +51,7 @@ impl Creation {
     #[must_use]
     pub fn new(options: CreateOptions) -> Self {
         let root = SignKey::random();
-        let identity =
-            IdentityKey { repository: RepositoryId(random()), root: root.verify_key(), seed: Secret::random() };
+        let identity = IdentityKey::random(RepositoryId(random()), root.verify_key());
         Self::with_keys(options, OwnerKey { root, identity }, None, None)
     }
 
@@ -73,12 +72,7 @@ impl Creation {
             domain: DomainId(random()),
             secret: Secret::random(),
         });
-        let maintainer = maintainer.unwrap_or_else(|| MaintainerKey {
-            repository,
-            root,
-            sign: SignKey::random(),
-            seal: SealSecret::random(),
-        });
+        let maintainer = maintainer.unwrap_or_else(|| MaintainerKey::random(repository, root));
         Self { owner, writer, maintainer, options }
     }
 
@@ -102,11 +96,6 @@ impl Creation {
             maintenance: BTreeMap::from([(1, SealSecret::random())]),
             domains: BTreeMap::from([(self.writer.domain, self.writer.secret.clone())]),
         };
-        let identities = vec![self.owner.identity.roster_key()];
-        let maintainers = vec![self.maintainer.roster_key()];
-        let keyring = Keyring::seal(repository, number, &secrets, &identities, &maintainers)
-            .map_err(|error| RepoError::object("the new keyring", ObjectError::Crypt(error)))?;
-        let (keyring, keyring_object) = keyring.sign(repository, root);
         let stack =
             DomainKeys::from_secret(repository, self.writer.domain, &self.writer.secret).stack_tag(&self.options.stack);
         let roster = Roster {
@@ -123,16 +112,13 @@ impl Creation {
                 allowed: vec![stack],
                 added: self.options.now,
             }],
-            maintainers,
-            identities,
+            maintainers: vec![self.maintainer.roster_key()],
+            identities: vec![self.owner.identity.roster_key()],
             removed: vec![],
-            keyring,
+            keyring: ObjectHash(Digest([0; 32])),
         };
-        let (roster, roster_object) = roster.sign(repository, root);
-        for copy in KeyringCopy::ALL {
-            store.put(&roster.keyring_key(copy), keyring_object.clone(), PutMode::Replace).await?;
-        }
-        store.put(&roster.key(), roster_object, PutMode::Replace).await?;
+        let (roster, objects) = seal_roster(roster, &secrets, repository, root)?;
+        put_roster(store, &roster, objects).await?;
         let format = Format::new(repository, self.options.now).sign(root);
         store.put(&Format::key(), format, PutMode::CreateNew).await.map_err(|error| match error.kind {
             StoreErrorKind::Exists => RepoError::AlreadyThere { store: store.to_string() },

@@ -78,6 +78,12 @@ pub struct OwnerKey {
 }
 
 impl MaintainerKey {
+    /// A new key for a repository; the owner puts its [`MaintainerKey::roster_key`] on the roster.
+    #[must_use]
+    pub fn random(repository: RepositoryId, root: VerifyKey) -> Self {
+        Self { repository, root, sign: SignKey::random(), seal: SealSecret::random() }
+    }
+
     /// How the roster names it.
     #[must_use]
     pub fn roster_key(&self) -> RosterKey {
@@ -86,6 +92,12 @@ impl MaintainerKey {
 }
 
 impl IdentityKey {
+    /// A new key for a repository; the owner puts its [`IdentityKey::roster_key`] on the roster.
+    #[must_use]
+    pub fn random(repository: RepositoryId, root: VerifyKey) -> Self {
+        Self { repository, root, seed: Secret::random() }
+    }
+
     /// Signs what identities put.
     #[must_use]
     pub fn sign(&self) -> SignKey {
@@ -427,6 +439,18 @@ pub enum KeyFileError {
     /// The checksum does not fit.
     #[error("its checksum does not fit: at least one character is wrong")]
     Checksum,
+    /// A grant that does not serve here.
+    #[error("the grant {why}")]
+    Grant {
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// Another kind of file.
+    #[error("it is not a {wanted}")]
+    NotA {
+        /// `request`, `grant`.
+        wanted: &'static str,
+    },
     /// A line of a recovery sheet.
     #[error("line {line:02} {why}")]
     Line {
@@ -478,6 +502,7 @@ impl KeyFileError {
             Self::OtherRole { found: "pending-writer", .. } => Some(
                 "the owner must run `lifeboat key add` with this host's request; give the answer to `lifeboat init`",
             ),
+            Self::Grant { .. } => Some("ask the owner to run `lifeboat key add` with this host's own request"),
             Self::OtherRole { .. } => Some("name the file of the role in the configuration"),
             Self::PassphraseNeeded => Some("run the command on a terminal, or give the passphrase by a file"),
             Self::WrongPassphrase => Some("try again; nothing was changed"),

@@ -122,6 +122,20 @@ impl KeyText {
         self.fixed(name).map(Secret)
     }
 
+    /// Names of fields that start with `prefix`.
+    pub(crate) fn names(&self, prefix: &str) -> Vec<String> {
+        self.fields.keys().filter(|name| name.starts_with(prefix)).cloned().collect()
+    }
+
+    /// A secret in a field whose name is data.
+    pub(crate) fn secret_named(&mut self, name: &str) -> Result<Secret, KeyFileError> {
+        let text = self.fields.remove(name);
+        let mut out = Secret([0; 32]);
+        text.and_then(|text| hex::decode_to_slice(text.as_bytes(), &mut out.0).ok())
+            .map(|()| out)
+            .ok_or_else(|| KeyFileError::UnknownField(name.to_owned()))
+    }
+
     pub(crate) fn verify_key(&mut self, name: &'static str) -> Result<VerifyKey, KeyFileError> {
         self.fixed(name).map(VerifyKey)
     }

@@ -4,14 +4,19 @@
 
 // Keys and roles: opening, making and joining a repository.
 pub mod access;
+pub mod change;
 pub mod create;
 pub mod error;
+pub mod export;
 pub mod format;
+pub mod join;
+pub mod key_test;
 pub mod keyfile;
 pub mod keyring;
 mod keytext;
 mod newest;
 pub mod open;
+pub mod owner;
 pub mod passphrase;
 pub mod recovery_sheet;
 pub mod remember;
@@ -45,8 +50,10 @@ pub mod chunker;
 pub mod testing;
 
 pub use access::Access;
+pub use change::{Changed, Owner};
 pub use create::{CreateOptions, Creation};
 pub use error::{RepoError, RepoErrorKind};
+pub use join::{Grant, Request, Scope};
 pub use keyfile::{KeyFile, KeyFileError};
 pub use newest::OpenWarning;
 pub use open::{Keys, Opened, open_access};

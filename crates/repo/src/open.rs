@@ -88,13 +88,7 @@ pub async fn open_access(
         return Err(RepoError::Object { object, source });
     }
     let remembered = remembered.filter(|remembered| remembered.repository == repository);
-    if let Some(remembered) = remembered.filter(|remembered| !remembered.allows(&newest.roster)) {
-        return Err(RepoError::OlderRoster {
-            store: store.to_string(),
-            remembered: remembered.roster,
-            found: newest.roster.number,
-        });
-    }
+    refuse_older(store, remembered, &newest.roster)?;
     let mut access = Access {
         repository,
         roster: newest.roster.clone(),
@@ -149,6 +143,22 @@ pub(crate) async fn read_format(
         return Err(RepoError::UnknownFeature { feature: feature.to_owned(), to_read: to_read == ToRead::Needed });
     }
     Ok(format)
+}
+
+/// Refuses a roster older than the remembered one.
+pub(crate) fn refuse_older(
+    store: &Arc<dyn Store>,
+    remembered: Option<&Remembered>,
+    roster: &Roster,
+) -> Result<(), RepoError> {
+    match remembered.filter(|remembered| !remembered.allows(roster)) {
+        Some(remembered) => Err(RepoError::OlderRoster {
+            store: store.to_string(),
+            remembered: remembered.roster,
+            found: roster.number,
+        }),
+        None => Ok(()),
+    }
 }
 
 fn wrong(role: &'static str, key: VerifyKey, why: &'static str) -> RepoError {
@@ -239,3 +249,6 @@ impl Access {
         self.maintain.get_or_insert_with(|| key.sign());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,290 @@
+//! What the owner can do: let writers, maintainers and identities in, and take them off the roster.
+
+use lifeboat_model::{Digest, ObjectHash};
+
+use crate::access::DomainKeys;
+use crate::change::{Applied, Changed, Draft, Owner};
+use crate::crypt::{SealPublic, SealSecret, Secret, VerifyKey, random};
+use crate::error::RepoError;
+use crate::join::{Grant, Request, Scope};
+use crate::object::DomainId;
+use crate::roster::{RemovedWriter, Roster, RosterKey, RosterWriter};
+
+/// The domain of a new writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DomainChoice {
+    /// One of its own: nobody else can harm it, nothing is shared.
+    New,
+    /// An existing one: its writers deduplicate against each other and must trust each other.
+    Join(DomainId),
+}
+
+/// What removing a reader does not do; to be told to the person who asked for it.
+pub const REMOVED_READER_NOTICE: &str = "only what is written from now on is hidden: whoever has the removed key and \
+     can reach the store still reads what was written before, and whatever was copied is gone";
+
+impl Owner<'_> {
+    /// Puts the host of `request` on the roster and makes its grant. For a host that is on it
+    /// already, its scopes are replaced and the grant is made anew.
+    ///
+    /// # Errors
+    /// [`RepoError::Usage`] where the request is for another repository, names a key that is on
+    /// the roster in another role or domain, or the domain is unknown; what reading and putting
+    /// the roster may yield.
+    ///
+    /// # Panics
+    /// Never: a change ends only after it was applied.
+    pub async fn add_writer(
+        &self,
+        request: &Request,
+        domain: DomainChoice,
+        scopes: &[Scope],
+    ) -> Result<(Grant, Changed), RepoError> {
+        let identity = &self.key.identity;
+        if (request.repository, request.root) != (identity.repository, identity.root) {
+            return Err(usage(
+                "the request is for another repository, or its host saw another root key",
+                "make a new request on the host and compare its url with the owner's",
+            ));
+        }
+        if scopes.is_empty() {
+            return Err(usage("a writer without a stack may write nothing", "name a stack"));
+        }
+        let fresh = (DomainId(random()), Secret::random());
+        let mut granted = None;
+        let changed = self
+            .change(|draft| {
+                let (domain, secret) = match (draft.roster.writer(request.verify).map(|w| w.domain), domain) {
+                    (Some(own), DomainChoice::New) => (own, known(draft, own)?),
+                    (Some(own), DomainChoice::Join(wanted)) if own != wanted => {
+                        return Err(usage("the host is a writer of another domain", "make a new request on the host"));
+                    }
+                    (_, DomainChoice::Join(wanted)) => (wanted, known(draft, wanted)?),
+                    (None, DomainChoice::New) => {
+                        draft.secrets.domains.insert(fresh.0, fresh.1.clone());
+                        fresh.clone()
+                    }
+                };
+                granted = Some((domain, secret.clone()));
+                let keys = DomainKeys::from_secret(identity.repository, domain, &secret);
+                put_writer(draft, request.verify, domain, tags(&keys, scopes), self.now)
+            })
+            .await?;
+        let (domain, secret) = granted.expect("a change that was applied has a domain");
+        let grant = Grant::seal(request, domain, &secret, &self.key.root)
+            .map_err(|error| RepoError::Usage { what: format!("the request is damaged: {error}"), hint: None })?;
+        Ok((grant, changed))
+    }
+
+    /// Takes a writer off the roster. `heads` are the newest roots of its chains: they and what
+    /// they lead back to stay, everything else that it signs is refused from now on.
+    ///
+    /// # Errors
+    /// [`RepoError::Usage`] where the roster does not know the writer.
+    pub async fn remove_writer(&self, verify: VerifyKey, heads: &[ObjectHash]) -> Result<Changed, RepoError> {
+        self.change(|draft| {
+            let roster = &mut draft.roster;
+            let Some(at) = roster.writers.iter().position(|writer| writer.verify == verify) else {
+                let removed = roster.removed.iter().any(|writer| writer.verify == verify);
+                return if removed { Ok(Applied::Already) } else { Err(unknown("writer")) };
+            };
+            let domain = roster.writers.remove(at).domain;
+            roster.removed.push(RemovedWriter { verify, domain, heads: heads.to_vec() });
+            Ok(Applied::Changed)
+        })
+        .await
+    }
+
+    /// Puts a maintainer on the roster and the maintainers' secrets into the keyring for it.
+    ///
+    /// # Errors
+    /// What reading and putting the roster may yield.
+    pub async fn add_maintainer(&self, key: &RosterKey) -> Result<Changed, RepoError> {
+        self.change(|draft| put_key(&mut draft.roster, key, |roster| &mut roster.maintainers)).await
+    }
+
+    /// Puts an identity on the roster and all secrets into the keyring for it: it reads everything
+    /// that was ever written.
+    ///
+    /// # Errors
+    /// What reading and putting the roster may yield.
+    pub async fn add_identity(&self, key: &RosterKey) -> Result<Changed, RepoError> {
+        self.change(|draft| put_key(&mut draft.roster, key, |roster| &mut roster.identities)).await
+    }
+
+    /// Takes a maintainer off the roster and begins a new maintenance key. It keeps the index keys
+    /// that it had: see [`REMOVED_READER_NOTICE`].
+    ///
+    /// # Errors
+    /// [`RepoError::Usage`] where the roster does not know it.
+    pub async fn remove_maintainer(&self, verify: VerifyKey) -> Result<Changed, RepoError> {
+        let maintenance = Generation::new();
+        let mut first = true;
+        self.change(|draft| {
+            if !take_key(&mut draft.roster.maintainers, verify) {
+                return already_unless(&mut first, "maintainer");
+            }
+            first = false;
+            draft.roster.maintenance = maintenance.begin(&mut draft.secrets.maintenance);
+            Ok(Applied::Changed)
+        })
+        .await
+    }
+
+    /// Takes an identity off the roster and begins a new epoch and a new maintenance key: see
+    /// [`REMOVED_READER_NOTICE`].
+    ///
+    /// # Errors
+    /// [`RepoError::Usage`] where the roster does not know it, or it is the owner's own: without it
+    /// nobody could change the roster.
+    pub async fn remove_identity(&self, verify: VerifyKey) -> Result<Changed, RepoError> {
+        if verify == self.key.identity.roster_key().verify {
+            return Err(usage(
+                "the owner's own identity cannot be removed: nobody could change the roster any more",
+                "make a new repository and copy the snapshots if the owner's key was lost to somebody",
+            ));
+        }
+        let (epoch, maintenance) = (Generation::new(), Generation::new());
+        let mut first = true;
+        self.change(|draft| {
+            if !take_key(&mut draft.roster.identities, verify) {
+                return already_unless(&mut first, "identity");
+            }
+            first = false;
+            draft.roster.epoch = epoch.begin(&mut draft.secrets.epochs);
+            draft.roster.maintenance = maintenance.begin(&mut draft.secrets.maintenance);
+            Ok(Applied::Changed)
+        })
+        .await
+    }
+
+    /// Changes the grace period.
+    ///
+    /// # Errors
+    /// What reading and putting the roster may yield.
+    pub async fn set_grace(&self, seconds: u64) -> Result<Changed, RepoError> {
+        self.change(|draft| {
+            let before = std::mem::replace(&mut draft.roster.grace_seconds, seconds);
+            Ok(if before == seconds { Applied::Already } else { Applied::Changed })
+        })
+        .await
+    }
+
+    /// Writes roster and keyring again, as they are: repairs damaged ones, and takes over secrets
+    /// of an export that the keyring lacks.
+    ///
+    /// # Errors
+    /// [`RepoError::KeyringLost`] where keyring and export together lack a secret.
+    pub async fn renew(&self) -> Result<Changed, RepoError> {
+        let mut put = false;
+        self.change(|_| Ok(if std::mem::replace(&mut put, true) { Applied::Already } else { Applied::Changed })).await
+    }
+}
+
+/// A new key of an epoch or of maintenance. Its number is drawn at random, so that two owners at
+/// work at once never give one number to two keys.
+struct Generation {
+    number: u32,
+    secret: SealSecret,
+}
+
+impl Generation {
+    fn new() -> Self {
+        let number = u32::from_le_bytes(random()).max(2);
+        Self { number, secret: SealSecret::random() }
+    }
+
+    fn begin(&self, among: &mut std::collections::BTreeMap<u32, SealSecret>) -> (u32, SealPublic) {
+        among.insert(self.number, self.secret.clone());
+        (self.number, self.secret.public())
+    }
+}
+
+fn usage(what: &str, hint: &'static str) -> RepoError {
+    RepoError::Usage { what: what.to_owned(), hint: Some(hint) }
+}
+
+fn unknown(role: &str) -> RepoError {
+    RepoError::Usage {
+        what: format!("the roster knows no such {role}"),
+        hint: Some("`lifeboat key list` shows who is on the roster"),
+    }
+}
+
+fn already_unless(first: &mut bool, role: &str) -> Result<Applied, RepoError> {
+    if std::mem::replace(first, false) { Err(unknown(role)) } else { Ok(Applied::Already) }
+}
+
+fn known(draft: &Draft, domain: DomainId) -> Result<Secret, RepoError> {
+    draft.secrets.domains.get(&domain).cloned().ok_or_else(|| {
+        usage("the repository has no such domain", "`lifeboat key list` shows the domain of every writer")
+    })
+}
+
+fn tags(keys: &DomainKeys, scopes: &[Scope]) -> Vec<Digest> {
+    let mut tags: Vec<Digest> = scopes
+        .iter()
+        .flat_map(|scope| {
+            let whole = scope.sources.is_empty().then(|| keys.stack_tag(&scope.stack));
+            whole.into_iter().chain(scope.sources.iter().map(|source| keys.source_tag(&scope.stack, source)))
+        })
+        .collect();
+    tags.sort_unstable();
+    tags.dedup();
+    tags
+}
+
+fn put_writer(
+    draft: &mut Draft,
+    verify: VerifyKey,
+    domain: DomainId,
+    allowed: Vec<Digest>,
+    now: jiff::Timestamp,
+) -> Result<Applied, RepoError> {
+    let roster = &mut draft.roster;
+    if roster.maintainers.iter().chain(&roster.identities).any(|key| key.verify == verify) {
+        return Err(another_role());
+    }
+    if roster.removed.iter().any(|writer| writer.verify == verify) {
+        return Err(usage("this writer was removed and does not come back", "make a new request on the host"));
+    }
+    if let Some(writer) = roster.writers.iter_mut().find(|writer| writer.verify == verify) {
+        if writer.allowed == allowed {
+            return Ok(Applied::Already);
+        }
+        writer.allowed = allowed;
+        return Ok(Applied::Changed);
+    }
+    roster.writers.push(RosterWriter { verify, domain, allowed, added: now });
+    Ok(Applied::Changed)
+}
+
+fn put_key(
+    roster: &mut Roster,
+    key: &RosterKey,
+    role: impl Fn(&mut Roster) -> &mut Vec<RosterKey>,
+) -> Result<Applied, RepoError> {
+    if role(roster).contains(key) {
+        return Ok(Applied::Already);
+    }
+    let writers = roster.writers.iter().map(|w| w.verify).chain(roster.removed.iter().map(|w| w.verify));
+    let others = roster.maintainers.iter().chain(&roster.identities).map(|key| key.verify);
+    if writers.chain(others).any(|verify| verify == key.verify) {
+        return Err(another_role());
+    }
+    role(roster).push(key.clone());
+    Ok(Applied::Changed)
+}
+
+fn another_role() -> RepoError {
+    usage("the key is on the roster in another role", "make a new key")
+}
+
+fn take_key(keys: &mut Vec<RosterKey>, verify: VerifyKey) -> bool {
+    let before = keys.len();
+    keys.retain(|key| key.verify != verify);
+    keys.len() < before
+}
+
+#[cfg(test)]
+mod tests;
