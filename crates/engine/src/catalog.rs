@@ -5,7 +5,7 @@
 //! begun anew; one that cannot be used at all is kept in memory for this command. Both are told by
 //! a note. No job fails for the catalog's sake.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
@@ -277,6 +277,39 @@ impl Catalog {
             // An id that is none was not written by this program: nothing refers to it.
             let named = |(id, seen): (String, SeenSnapshot)| Some((SnapshotId::from_hex(&id).ok()?, seen));
             rows.filter_map(|row| row.map(named).transpose()).collect()
+        };
+        read().map_err(failed("reading snapshots"))
+    }
+
+    /// What is remembered of the snapshots of one source in all repositories, oldest first.
+    ///
+    /// # Errors
+    /// [`CatalogError`] where it cannot be read.
+    pub fn seen_of(&self, stack: &StackName, source: &SourceName) -> Result<Vec<SeenSnapshot>, CatalogError> {
+        let connection = self.lock();
+        let read = || -> rusqlite::Result<Vec<SeenSnapshot>> {
+            let mut query = connection
+                .prepare("SELECT * FROM snapshots WHERE stack = ?1 AND source = ?2 ORDER BY recovery_point, id")?;
+            query.query_map([stack.as_str(), source.as_str()], seen_of)?.collect()
+        };
+        read().map_err(failed("reading snapshots"))
+    }
+
+    /// Every identity fact that snapshots of `stack` recorded, by its key.
+    ///
+    /// # Errors
+    /// [`CatalogError`] where it cannot be read.
+    pub fn facts_of(&self, stack: &StackName) -> Result<BTreeMap<String, BTreeSet<String>>, CatalogError> {
+        let connection = self.lock();
+        let read = || -> rusqlite::Result<BTreeMap<String, BTreeSet<String>>> {
+            let mut query = connection.prepare("SELECT DISTINCT facts FROM snapshots WHERE stack = ?1")?;
+            let mut facts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+            for row in query.query_map([stack.as_str()], |row| row.get::<_, String>(0))? {
+                for (key, value) in from_json(&row?) {
+                    facts.entry(key).or_default().insert(value);
+                }
+            }
+            Ok(facts)
         };
         read().map_err(failed("reading snapshots"))
     }

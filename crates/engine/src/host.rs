@@ -1,15 +1,18 @@
 //! What every job is given: this machine's configuration, its catalog and the run's context.
 
+use std::fmt;
+
 use jiff::Timestamp;
-use lifeboat_model::config::{SourceConfig, StackConfig};
+use lifeboat_model::config::{RepositoryConfig, SourceConfig, StackConfig};
 use lifeboat_model::flow::RunContext;
-use lifeboat_model::{SourceName, StackName};
+use lifeboat_model::{SnapshotRef, SourceName, StackName};
 
 use crate::catalog::{Catalog, CatalogError, Outcome, RunEnd};
 use crate::error::JobError;
+use crate::keys::AskPassphrase;
 
 /// This machine, for the length of a command.
-#[derive(Debug)]
+#[derive(Clone, Copy)]
 pub struct Host<'a> {
     /// The checked configuration.
     pub config: &'a StackConfig,
@@ -17,21 +20,76 @@ pub struct Host<'a> {
     pub catalog: &'a Catalog,
     /// Clock, monitor, scratch directory and the wish to stop.
     pub run: &'a RunContext,
+    /// Asks for the passphrase of a key file.
+    pub passphrase: &'a AskPassphrase<'a>,
 }
 
-impl Host<'_> {
+impl fmt::Debug for Host<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host").field("stack", &self.config.stack).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Host<'a> {
     pub(crate) fn now(&self) -> Timestamp {
         self.run.clock.now()
     }
 
-    pub(crate) fn stack(&self) -> &StackName {
+    pub(crate) fn stack(&self) -> &'a StackName {
         &self.config.stack
     }
 
     /// The configured source of this name.
-    pub(crate) fn source(&self, name: &SourceName) -> Result<&SourceConfig, JobError> {
+    pub(crate) fn source(&self, name: &SourceName) -> Result<&'a SourceConfig, JobError> {
         let known = || self.config.sources.keys().map(ToString::to_string);
         self.config.sources.get(name).ok_or_else(|| JobError::no_source(name, known()))
+    }
+
+    /// The repository of this name, or all of the configuration.
+    pub(crate) fn repositories(&self, name: Option<&str>) -> Result<Vec<&'a RepositoryConfig>, JobError> {
+        let Some(name) = name else { return Ok(self.config.repositories.values().collect()) };
+        match self.config.repositories.get(name) {
+            Some(repository) => Ok(vec![repository]),
+            None => Err(JobError::Usage {
+                what: format!("the configuration has no repository {name:?}"),
+                hint: Some(format!(
+                    "it has {}",
+                    self.config.repositories.keys().cloned().collect::<Vec<_>>().join(", ")
+                )),
+            }),
+        }
+    }
+
+    /// The repository of this name, or the only one.
+    pub(crate) fn repository(&self, name: Option<&str>) -> Result<&'a RepositoryConfig, JobError> {
+        match self.repositories(name)?.as_slice() {
+            [one] => Ok(one),
+            [] => Err(JobError::Usage { what: "the configuration has no repository".to_owned(), hint: None }),
+            _ => Err(JobError::Usage {
+                what: "the configuration has several repositories".to_owned(),
+                hint: Some("say which one with --from REPOSITORY".to_owned()),
+            }),
+        }
+    }
+
+    /// The repository in which to look for a snapshot: the named one, else that of the source, else
+    /// the only one.
+    pub(crate) fn repository_for(
+        &self,
+        asked: &SnapshotRef,
+        name: Option<&str>,
+    ) -> Result<&'a RepositoryConfig, JobError> {
+        let own = asked.stack.as_ref().is_none_or(|stack| stack == self.stack());
+        let source = asked.source.as_ref().filter(|_| own).and_then(|source| self.config.sources.get(source));
+        match (name, source.and_then(|source| self.config.repository_of(source))) {
+            (None, Some(repository)) => Ok(repository),
+            _ => self.repository(name),
+        }
+    }
+
+    /// The lock of a source on this machine.
+    pub(crate) fn lock_name(&self, source: &SourceName) -> String {
+        format!("source-{}-{source}", self.config.stack)
     }
 
     /// `stack/source`, as it is shown and recorded.

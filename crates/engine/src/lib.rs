@@ -4,13 +4,31 @@
 //! returns a report, a plain value that the command line prints. It reads no arguments, prints
 //! nothing and never ends the process.
 
+// The jobs.
+pub mod backup;
 pub mod browse;
-pub mod catalog;
+pub mod forget;
+pub mod listing;
+pub mod recover;
+pub mod restore;
+pub mod snapshot;
+pub mod upkeep;
+
+// What they share.
+pub mod datastore;
 pub mod error;
 pub mod host;
+pub mod keys;
+pub mod repository;
+
+// What this machine keeps.
+pub mod catalog;
 pub mod lock;
-pub mod restore;
 pub mod scratch;
+
+mod pending;
+#[cfg(test)]
+mod testing;
 
 pub use error::JobError;
 pub use host::Host;

@@ -228,6 +228,8 @@ pub struct RestorePlan {
     pub needed_bytes: u64,
     /// Room that there is, where it can be told.
     pub free_bytes: Option<u64>,
+    /// What the target told of itself.
+    pub identity: BTreeMap<String, String>,
     /// Whether something that exists is replaced. Everything is then read and checked first.
     pub destructive: bool,
     /// Whether what comes of it is a clone: a system other than the one that the snapshot came
@@ -343,9 +345,20 @@ pub fn plan_restore(
         replaces_count: inventory.occupied_count,
         needed_bytes: inventory.needed_bytes,
         free_bytes: inventory.free_bytes,
+        identity: inventory.identity.clone(),
         destructive: options.replace && inventory.occupied_count > 0,
-        clone: is_clone(&point.facts, &inventory.identity) && !matches!(to, Destination::Dir(_)),
+        clone: makes_clone(to, machine.role) && is_clone(&point.facts, &inventory.identity),
     })
+}
+
+/// Whether a restore to there can make a clone at all. The place of origin of a machine that backs
+/// up is the stack itself, rebuilt perhaps after a disaster: its history goes on.
+const fn makes_clone(to: &Destination, role: Role) -> bool {
+    match to {
+        Destination::Dir(_) => false,
+        Destination::Origin => matches!(role, Role::Restore),
+        Destination::Server(_) => true,
+    }
 }
 
 /// By what the target is known to be the stack that this machine backs up.

@@ -260,6 +260,20 @@ fn a_backup_machine_restores_beside_its_files_but_not_over_them() {
 }
 
 #[test]
+fn a_stack_rebuilt_in_its_place_is_no_clone_and_one_on_a_restore_host_is() {
+    let mut case = case();
+    case.to = Destination::Origin;
+    assert!(case.plan().expect("a plan").clone, "on a restore host");
+    case.role = Role::Both;
+    assert!(!case.plan().expect("a plan").clone, "on the machine that backs it up");
+    case.role = Role::Backup;
+    assert!(!case.plan().expect("another system stands there").clone);
+    case.to = Destination::Dir(PathBuf::from("/scratch"));
+    case.role = Role::Restore;
+    assert!(!case.plan().expect("a plan").clone, "files are no system");
+}
+
+#[test]
 fn a_clone_may_not_write_its_origins_history() {
     let stack = name("farajaland");
     assert!(clone_refusal(&stack, &facts("77"), &[facts("77")]).is_some());

@@ -4,14 +4,13 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use lifeboat_model::target::{RestoreOptions, TargetInventory};
-use lifeboat_model::{
-    Digest, EntryKind, EntryMeta, EntryPath, RecoveryPoint, Role, SnapshotId, SnapshotSummary, SourceName, StackName,
-};
+use lifeboat_model::{EntryKind, EntryMeta, EntryPath, RecoveryPoint, Role};
 use lifeboat_source::SourceError;
 use lifeboat_testkit::context::run_context;
 use lifeboat_testkit::snapshot::FakeSnapshot;
 
 use super::*;
+use crate::testing::summary;
 
 /// A target in memory: what it holds, and what was asked of it in which order.
 #[derive(Default)]
@@ -78,39 +77,13 @@ fn replacing() -> Case {
     case
 }
 
-fn summary() -> SnapshotSummary {
-    let time = jiff::Timestamp::UNIX_EPOCH;
-    SnapshotSummary {
-        id: SnapshotId(Digest::of(b"s")),
-        original: None,
-        stack: Some(StackName::new("farajaland").expect("a name")),
-        source: Some(SourceName::new("registry").expect("a name")),
-        kind: Some("postgres".to_owned()),
-        time,
-        recovery_point: Some(time),
-        stored_at: time,
-        label: None,
-        bytes: Some(8),
-        new_bytes: None,
-        entries: None,
-        problems: None,
-        held: None,
-        sequence: 1,
-        countersigned_time: None,
-        writer: String::new(),
-        clock_drift: false,
-        stack_tag: Digest::of(b""),
-        source_tag: Digest::of(b""),
-    }
-}
-
 impl Case {
     async fn run(&self, mode: Mode<'_>) -> Result<RestoreReport, JobError> {
         let dir = tempfile::tempdir().expect("a directory");
         let point =
             RecoveryPoint { time: jiff::Timestamp::UNIX_EPOCH, consistency: String::new(), facts: BTreeMap::new() };
         let machine = Machine { role: Role::Restore, stack: None, own: BTreeMap::new(), own_paths: Vec::new() };
-        let (snapshot, to, options) = (&summary(), &self.to, &self.options);
+        let (snapshot, to, options) = (&summary("farajaland", "registry", 1), &self.to, &self.options);
         let request = RestoreRequest { snapshot, point: &point, to, options };
         carry_out(&self.data, &self.target, &request, &machine, mode, &run_context(dir.path())).await
     }

@@ -1,0 +1,128 @@
+//! From the configuration to sources and targets.
+
+use std::path::{Path, PathBuf};
+
+use lifeboat_model::config::{
+    FilesConfig, PostgresBackup, PostgresConfig, RolePasswords, SecretText, SecretUrl, SourceConfig, SourceKind,
+};
+use lifeboat_source::files::{self, FilesSource};
+use lifeboat_source::postgres::{self, PostgresSource};
+use lifeboat_source::{Source, SourceError, Target};
+use zeroize::Zeroizing;
+
+use crate::restore::To;
+
+/// What is needed to log in to a server that a restore names by URL, beside the URL.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerAccess {
+    /// Password from `PGPASSWORD`.
+    pub password: Option<SecretText>,
+    /// File in the format of `.pgpass`.
+    pub passfile: Option<PathBuf>,
+    /// Directory of PostgreSQL's client programs; `None` = found by the server's version.
+    pub tools_dir: Option<PathBuf>,
+}
+
+/// The source that the configuration describes. Connects to nothing.
+///
+/// # Errors
+/// [`SourceError::Config`] for what the source cannot be.
+pub fn source_of(config: &SourceConfig) -> Result<Box<dyn Source>, SourceError> {
+    Ok(match &config.kind {
+        SourceKind::Files(config) => Box::new(FilesSource::new(&files_config(config))?),
+        SourceKind::Postgres(config) => Box::new(PostgresSource::new(postgres_config(config))?),
+    })
+}
+
+/// The target for a snapshot of this kind. `origin` is the source of this machine's configuration
+/// that the snapshot came from.
+///
+/// # Errors
+/// [`SourceError::Config`] where such a snapshot cannot go there.
+pub fn target_of(
+    kind: &str,
+    to: &To,
+    origin: Option<&SourceConfig>,
+    access: &ServerAccess,
+) -> Result<Box<dyn Target>, SourceError> {
+    let origin = origin.map(|source| &source.kind);
+    Ok(match (kind, to, origin) {
+        // Entries of any kind become files: what PostgreSQL's own programs take, for one.
+        (_, To::Dir(dir), _) => {
+            let _ = dir;
+            crate::pending::target()?
+        }
+        ("files", To::Origin, _) => crate::pending::target()?,
+        ("postgres", To::Origin, Some(SourceKind::Postgres(config))) => {
+            let _ = postgres_config(config);
+            crate::pending::target()?
+        }
+        ("postgres", To::Server(url), _) => {
+            let _ = server_config(url, access);
+            crate::pending::target()?
+        }
+        (_, To::Origin, None) => {
+            return Err(refused(
+                "the configuration has no source of this name that could be the origin",
+                "name the place with --to DIR or --to URL",
+            ));
+        }
+        (_, To::Origin, Some(other)) => {
+            let what = format!("the snapshot is of kind {kind} and the configured source of kind {}", other.as_str());
+            return Err(refused(what, "name the place with --to DIR or --to URL"));
+        }
+        (_, To::Server(url), _) => {
+            let what = format!("a snapshot of kind {kind} cannot be restored to the server {url}");
+            return Err(refused(what, "--to DIR writes its entries as files"));
+        }
+    })
+}
+
+fn refused(what: impl Into<String>, hint: &str) -> SourceError {
+    SourceError::Config { what: what.into(), hint: Some(hint.to_owned()) }
+}
+
+fn files_config(config: &FilesConfig) -> files::FilesConfig {
+    files::FilesConfig {
+        paths: config.paths.clone(),
+        exclude: config.exclude.clone(),
+        one_file_system: config.one_file_system,
+        exclude_caches: config.exclude_caches,
+        machine_id: None,
+    }
+}
+
+fn postgres_config(config: &PostgresConfig) -> postgres::PostgresConfig {
+    let PostgresBackup::Dump { jobs } = config.backup;
+    postgres::PostgresConfig {
+        url: config.url.expose().to_owned(),
+        password: config.password.as_ref().map(secret),
+        password_file: config.password_file.clone(),
+        passfile: config.passfile.clone(),
+        databases: config.databases.clone(),
+        jobs,
+        role_passwords: match config.role_passwords {
+            RolePasswords::Keep => postgres::RolePasswords::Keep,
+            RolePasswords::Omit => postgres::RolePasswords::Omit,
+        },
+        tool_dirs: tool_dirs(config.tools_dir.as_deref()),
+    }
+}
+
+fn server_config(url: &SecretUrl, access: &ServerAccess) -> postgres::PostgresConfig {
+    postgres::PostgresConfig {
+        url: url.expose().to_owned(),
+        password: access.password.as_ref().map(secret),
+        passfile: access.passfile.clone(),
+        tool_dirs: tool_dirs(access.tools_dir.as_deref()),
+        ..postgres::PostgresConfig::default()
+    }
+}
+
+fn secret(text: &SecretText) -> Zeroizing<String> {
+    Zeroizing::new(text.expose().to_owned())
+}
+
+fn tool_dirs(dir: Option<&Path>) -> Vec<PathBuf> {
+    dir.map(Path::to_owned).into_iter().collect()
+}

@@ -1,0 +1,89 @@
+//! Which key files a job reads. Each job takes the least that it needs: a backup never touches the
+//! identity, so that no passphrase is asked for and no secret that reads is in its memory.
+
+use std::path::{Path, PathBuf};
+
+use lifeboat_model::config::RepositoryConfig;
+use lifeboat_repo::keyfile::KeyFile;
+use lifeboat_repo::passphrase::Passphrase;
+use lifeboat_repo::{Keys, RepoError};
+
+use crate::error::JobError;
+use crate::host::Host;
+
+/// Asks a person for the passphrase of a key file. `None` where nobody can be asked.
+pub type AskPassphrase<'a> = dyn Fn(&Path) -> Option<Passphrase> + Send + Sync + 'a;
+
+/// What a job wants to do with a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Add snapshots: the writer key.
+    Write,
+    /// Forget, hold, prune: the maintainer key, else the identity.
+    Maintain,
+    /// Read content: the identity.
+    Read,
+    /// List, with whatever keys are at hand.
+    List,
+}
+
+impl Need {
+    const fn what(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Write => ("backing up", "a writer key (`writerKeyFile`)"),
+            Self::Maintain => ("this", "a maintainer key (`maintainerKeyFile`) or an identity"),
+            Self::Read => ("reading content", "an identity (`identityFile`, or --identity FILE)"),
+            Self::List => ("opening a repository", "a key file of it"),
+        }
+    }
+}
+
+/// Reads the key files that `need` asks for.
+///
+/// # Errors
+/// [`RepoError::KeyMissing`] where none of them is configured, else what is wrong with the file.
+pub(crate) fn load(host: &Host<'_>, config: &RepositoryConfig, need: Need) -> Result<Keys, JobError> {
+    let mut keys = Keys::default();
+    let there = |path: &Option<PathBuf>| path.clone().filter(|path| need != Need::List || path.exists());
+    let writer = there(&config.writer_key_file);
+    let maintainer = there(&config.maintainer_key_file);
+    let identity = there(&config.identity_file);
+    if matches!(need, Need::Write | Need::List)
+        && let Some(path) = &writer
+    {
+        keys.writer = Some(at(path, read(host, path)?.into_writer())?);
+    }
+    if matches!(need, Need::Maintain | Need::List)
+        && let Some(path) = &maintainer
+    {
+        keys.maintainer = Some(at(path, read(host, path)?.into_maintainer())?);
+    }
+    let wanted = match need {
+        Need::Write => false,
+        Need::Maintain => keys.maintainer.is_none(),
+        Need::Read | Need::List => true,
+    };
+    if wanted && let Some(path) = &identity {
+        match read(host, path).and_then(|file| at(path, file.into_identity())) {
+            Ok(key) => keys.identity = Some(key),
+            // A list does with less: headers need no identity.
+            Err(error) if need == Need::List && (keys.writer.is_some() || keys.maintainer.is_some()) => {
+                host.run.monitor.note(&format!("listing without the identity: {}", error.chain()));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if keys.writer.is_none() && keys.maintainer.is_none() && keys.identity.is_none() {
+        let (what, needs) = need.what();
+        return Err(RepoError::KeyMissing { what, needs }.into());
+    }
+    Ok(keys)
+}
+
+fn read(host: &Host<'_>, path: &Path) -> Result<KeyFile, JobError> {
+    Ok(KeyFile::read(path, &mut || (host.passphrase)(path))?)
+}
+
+fn at<T>(path: &Path, key: Result<T, lifeboat_repo::keyfile::KeyFileError>) -> Result<T, JobError> {
+    key.map_err(|source| RepoError::KeyFile { path: path.to_owned(), source }.into())
+}

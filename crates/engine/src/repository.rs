@@ -1,0 +1,207 @@
+//! A repository as jobs see it: opened with the least keys, watched against replay, its snapshots
+//! listed under their names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use lifeboat_model::config::RepositoryConfig;
+use lifeboat_model::flow::EntryReader;
+use lifeboat_model::{SnapshotId, SourceName, StackName};
+use lifeboat_repo::root::RootBody;
+use lifeboat_repo::snapshots::{SnapshotInfo, SnapshotList};
+use lifeboat_repo::{Access, Remembered, RememberedHead, RepoError, Repository, open_access};
+use lifeboat_store::Store;
+
+use crate::catalog::SeenSnapshot;
+use crate::error::JobError;
+use crate::host::Host;
+use crate::keys::{Need, load};
+use crate::listing::{Listing, Names, complete, seen_of, summary_of};
+
+/// The name under which the catalog keeps what was seen of a repository.
+const NEWEST: &str = "newest";
+
+/// An opened repository.
+#[derive(Debug)]
+pub struct OpenRepository {
+    name: String,
+    id: String,
+    repository: Repository,
+    remembered: Remembered,
+    /// Facts that snapshots of this machine's stack record, by key.
+    own_facts: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// Opens a repository of the configuration with the keys that `need` asks for. What this host
+/// remembers of it is compared and brought up to date: an older roster than was seen before is
+/// refused.
+///
+/// # Errors
+/// [`JobError`]: the store, a key file, no repository, a wrong key, a roster that was set back.
+pub async fn open_repository(
+    host: &Host<'_>,
+    config: &RepositoryConfig,
+    need: Need,
+) -> Result<OpenRepository, JobError> {
+    let keys = load(host, config, need)?;
+    let store = open_store(config)?;
+    let id = hex::encode(keys.home()?.0.0);
+    let before = host
+        .remember(host.catalog.memory(&id, NEWEST))
+        .flatten()
+        .and_then(|json| serde_json::from_str::<Remembered>(&json).ok());
+    let opened = open_access(&store, &keys, before.as_ref()).await?;
+    for warning in &opened.warnings {
+        host.run.monitor.note(&format!("{}: {warning}", config.name));
+    }
+    let repository = Repository::open(store, opened.access, &cache_dir(host, &id)).await?;
+    let repository = OpenRepository {
+        name: config.name.clone(),
+        id,
+        repository,
+        remembered: opened.remembered,
+        own_facts: BTreeMap::new(),
+    };
+    if before.as_ref() != Some(&repository.remembered) {
+        repository.remember(host);
+    }
+    Ok(repository)
+}
+
+fn open_store(config: &RepositoryConfig) -> Result<Arc<dyn Store>, JobError> {
+    lifeboat_store::url::open_store(config.url.expose())
+        .map_err(|source| JobError::Store { repository: config.name.clone(), source })
+}
+
+fn cache_dir(host: &Host<'_>, id: &str) -> PathBuf {
+    host.config.state_dir.join("repositories").join(id)
+}
+
+impl OpenRepository {
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its id in hexadecimal digits.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The repository itself.
+    #[must_use]
+    pub fn inner(&self) -> &Repository {
+        &self.repository
+    }
+
+    pub(crate) fn store(&self) -> &Arc<dyn Store> {
+        self.repository.store()
+    }
+
+    pub(crate) fn access(&self) -> &Access {
+        self.repository.access()
+    }
+
+    /// Facts that snapshots of this machine's stack record, as far as they were listed and read.
+    pub(crate) const fn own_facts(&self) -> &BTreeMap<String, BTreeSet<String>> {
+        &self.own_facts
+    }
+
+    /// Lists the snapshots that can be chosen, oldest first, and brings the catalog up to date.
+    ///
+    /// # Errors
+    /// [`JobError::Repository`] where the store fails.
+    pub async fn list(&mut self, host: &Host<'_>) -> Result<Listing, JobError> {
+        let found = self.repository.snapshots(&self.remembered.heads).await?;
+        let seen = host.remember(host.catalog.seen(&self.id)).unwrap_or_default();
+        self.learn(host, &found, &seen);
+        let names = self.names(host, &seen);
+        let mut snapshots: Vec<_> =
+            found.snapshots.iter().filter(|info| info.counts()).map(|info| summary_of(info, &names)).collect();
+        complete(&mut snapshots, &seen);
+        let refused = found.refused.iter().map(|refused| format!("{}: {}", refused.object, refused.why)).collect();
+        let findings: Vec<String> = found.findings.iter().map(ToString::to_string).collect();
+        for finding in &findings {
+            host.run.monitor.note(&format!("{}: {finding}", self.name));
+        }
+        Ok(Listing { repository: self.name.clone(), snapshots, refused, findings })
+    }
+
+    fn names(&self, host: &Host<'_>, seen: &BTreeMap<SnapshotId, SeenSnapshot>) -> Names {
+        // Sources that left the configuration keep their names by what the catalog saw.
+        let known: BTreeSet<(StackName, SourceName)> = seen.values().filter_map(|seen| seen.names.clone()).collect();
+        Names::of(self.access(), host.config, known.iter().cloned())
+    }
+
+    /// Remembers heads and bodies that are new to this host.
+    fn learn(&mut self, host: &Host<'_>, found: &SnapshotList, seen: &BTreeMap<SnapshotId, SeenSnapshot>) {
+        for head in found.heads() {
+            self.advance(head);
+        }
+        self.remember(host);
+        for info in &found.snapshots {
+            if let Some(body) = seen_of(info) {
+                self.learn_facts(host, info, &body);
+                if seen.get(&info.id) != Some(&body) {
+                    host.remember(host.catalog.saw_snapshot(&self.id, info.id, &body));
+                }
+            }
+        }
+    }
+
+    fn learn_facts(&mut self, host: &Host<'_>, info: &SnapshotInfo, body: &SeenSnapshot) {
+        if info.summary.as_ref().is_some_and(|summary| summary.stack == *host.stack()) {
+            for (key, value) in &body.facts {
+                self.own_facts.entry(key.clone()).or_default().insert(value.clone());
+            }
+        }
+    }
+
+    /// Takes a newer head over. An older one never takes the place of a newer.
+    fn advance(&mut self, head: RememberedHead) {
+        let heads = &mut self.remembered.heads;
+        match heads.iter_mut().find(|known| known.writer == head.writer && known.source == head.source) {
+            Some(known) if known.sequence < head.sequence => *known = head,
+            Some(_) => {}
+            None => heads.push(head),
+        }
+    }
+
+    fn remember(&self, host: &Host<'_>) {
+        let json = serde_json::to_string(&self.remembered).expect("what is remembered is always JSON");
+        host.remember(host.catalog.remember(&self.id, NEWEST, &json));
+    }
+
+    /// A reader of a snapshot's entries, and what its body tells.
+    ///
+    /// # Errors
+    /// [`JobError::Repository`]: no identity, or a root object that is gone, damaged or forged.
+    pub(crate) async fn read(&self, id: SnapshotId) -> Result<(Box<dyn EntryReader>, RootBody), JobError> {
+        let root = self.repository.root(&id).await?;
+        let reader = self.repository.reader_of(&root)?;
+        let missing = RepoError::KeyMissing { what: "reading a snapshot", needs: "an identity that opens it" };
+        Ok((Box::new(reader), root.body.ok_or(missing)?))
+    }
+
+    pub(crate) async fn writer(
+        &self,
+        _: &Host<'_>,
+        _: crate::pending::SnapshotHead,
+    ) -> Result<crate::pending::SnapshotWriter, JobError> {
+        Err(crate::pending::not_yet())
+    }
+    pub(crate) fn sealed(&mut self, host: &Host<'_>, sealed: &crate::pending::Sealed) {
+        self.advance(sealed.head.clone());
+        self.remember(host);
+    }
+    pub(crate) async fn forget(&self, _: &Host<'_>, _: &[SnapshotId], _: &str) -> Result<(), JobError> {
+        let _ = self.store();
+        Err(crate::pending::not_yet())
+    }
+    pub(crate) async fn say(&self, _: &Host<'_>, _: SnapshotId, _: &crate::snapshot::Word) -> Result<(), JobError> {
+        Err(crate::pending::not_yet())
+    }
+}
