@@ -115,7 +115,7 @@ pub(crate) struct Running {
 impl Running {
     /// What the engine's jobs take.
     pub(crate) fn host(&self) -> Host<'_> {
-        Host { config: &self.config, catalog: &self.catalog, run: &self.context }
+        Host { config: &self.config, catalog: &self.catalog, run: &self.context, passphrase: &ask_passphrase }
     }
 
     /// Takes the progress bar away and passes a job's result on.
@@ -128,6 +128,14 @@ impl Running {
     pub(crate) fn pause(&self) {
         self.progress.end();
     }
+}
+
+/// Asks a person for the passphrase of a key file.
+fn ask_passphrase(path: &Path) -> Option<lifeboat_repo::Passphrase> {
+    let what = format!("Passphrase of {}", path.display());
+    crate::confirm::passphrase(&what, false, "--passphrase-file")
+        .ok()
+        .map(|text| lifeboat_repo::Passphrase::new(text.expose()))
 }
 
 /// A variable of the process.
