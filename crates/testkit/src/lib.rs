@@ -7,3 +7,4 @@ pub mod mixed;
 pub mod postgres;
 pub mod snapshot;
 pub mod stale;
+pub mod tree;

@@ -85,7 +85,7 @@ fn mounted(path: &Path, mounts: &str) -> String {
 }
 
 /// Undoes the octal escapes of blanks in mount points.
-fn unescape(point: &str) -> String {
+pub(super) fn unescape(point: &str) -> String {
     point.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }
 

@@ -13,6 +13,8 @@
 //! Content of directories with a valid `CACHEDIR.TAG`, what the patterns of [`FilesConfig::exclude`]
 //! match, other file systems below a path where [`FilesConfig::one_file_system`] is set.
 //!
+//! Temporary files of a restore that is under way.
+//!
 //! # Consistency
 //! Each file is whole as it was when it was read: one that changes meanwhile is read again, three
 //! times at most, and then recorded as a problem. Two files may be from different instants of the
@@ -24,23 +26,31 @@
 //! is how a disk looks that is not mounted.
 
 mod backup;
+mod below;
 mod content;
 mod doctor;
-mod exclude;
+mod inventory;
 mod meta;
+mod patterns;
+mod place;
+mod restore;
+mod select;
+mod verify;
 mod walk;
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use lifeboat_model::flow::{EntrySink, RunContext};
+use lifeboat_model::flow::{EntryReader, EntrySink, RunContext};
 use lifeboat_model::{EntryPath, RecoveryPoint};
 
-use crate::{Finding, Source, SourceError};
-use exclude::Excludes;
+use lifeboat_model::target::{Finding, RestoreOptions, Restored, TargetInventory, Verified};
+
+use crate::{Source, SourceError, Target};
+use patterns::Patterns;
 use walk::Plan;
 
 /// What a source of kind `files` is told by the configuration.
@@ -84,7 +94,7 @@ impl FilesSource {
     pub fn new(config: &FilesConfig) -> Result<Self, SourceError> {
         let plan = Plan {
             roots: roots(&config.paths)?,
-            excludes: Excludes::new(&config.exclude)?,
+            excludes: Patterns::new(&config.exclude)?,
             one_file_system: config.one_file_system,
             exclude_caches: config.exclude_caches,
         };
@@ -118,6 +128,75 @@ impl Source for FilesSource {
             source: Some(Box::new(error)),
         })
     }
+}
+
+/// Where a snapshot of files goes back.
+///
+/// # Contract
+/// Nothing is followed out of the target: each step goes from an open directory to a name in it,
+/// and a symbolic link that stands where the snapshot has a directory is never walked through.
+///
+/// Each file is written beside its place under a temporary name, given its metadata and renamed;
+/// a run that was killed leaves only such names, which the next run in that directory removes. A
+/// file that replaces another is flushed to disk (`fsync`) before it is renamed; everything else
+/// once at the end (`syncfs`). A directory is made with mode 1700 and gets its own metadata at
+/// last: that mode marks it as unfinished to a later run.
+///
+/// Without `replace` nothing is touched that was there, but what is the same already is taken as
+/// restored (kind, size, mtime, permissions, owner, attributes; [`Target::verify`] compares the
+/// bytes). With it files give way, directories that exist get the snapshot's metadata, and what is
+/// in the way with another kind is moved aside to `NAME.lifeboat-aside`, never removed.
+#[derive(Debug)]
+pub struct FilesTarget {
+    /// The directory under which the absolute paths appear; `None` puts everything back in place.
+    pub root: Option<PathBuf>,
+    /// This machine's identity; `None` takes that of `/etc/machine-id`.
+    pub machine_id: Option<String>,
+}
+
+impl FilesTarget {
+    fn root(&self) -> PathBuf {
+        self.root.clone().unwrap_or_else(|| PathBuf::from("/"))
+    }
+}
+
+#[async_trait]
+impl Target for FilesTarget {
+    async fn inventory(
+        &self,
+        data: &dyn EntryReader,
+        options: &RestoreOptions,
+    ) -> Result<TargetInventory, SourceError> {
+        let mut inventory = inventory::take(&self.root(), data, options).await?;
+        let in_place = std::fs::canonicalize(self.root()).is_ok_and(|root| root == Path::new("/"));
+        if in_place && let Some(id) = self.machine_id.clone().or_else(|| backup::machine_id().ok().flatten()) {
+            inventory.identity.insert("machine.id".to_owned(), id);
+        }
+        Ok(inventory)
+    }
+
+    async fn apply(
+        &self,
+        data: &dyn EntryReader,
+        options: &RestoreOptions,
+        ctx: &RunContext,
+    ) -> Result<Restored, SourceError> {
+        restore::run(&self.root(), data, options, ctx).await
+    }
+
+    async fn verify(
+        &self,
+        data: &dyn EntryReader,
+        options: &RestoreOptions,
+        ctx: &RunContext,
+    ) -> Result<Verified, SourceError> {
+        verify::run(&self.root(), data, options, ctx).await
+    }
+}
+
+/// The error of a thread that panicked.
+fn broke(what: &str, error: tokio::task::JoinError) -> SourceError {
+    SourceError::Failed { what: format!("{what} broke"), hint: None, source: Some(Box::new(error)) }
 }
 
 /// The configured paths in order, without those that lie within another.
@@ -154,3 +233,6 @@ fn roots(paths: &[PathBuf]) -> Result<Vec<Option<EntryPath>>, SourceError> {
     }
     Ok(outer)
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,8 +20,9 @@ use rustix::fs::{AtFlags, Dir, OFlags, Stat};
 use rustix::io::Errno;
 use tokio::sync::mpsc::Sender;
 
-use super::exclude::{CACHE_SIGNATURE, CACHE_TAG, Excludes};
+use super::below::is_temp_name;
 use super::meta::{At, Names, kind_of, links_of, open_quietly, said};
+use super::patterns::{CACHE_SIGNATURE, CACHE_TAG, Patterns};
 use crate::SourceError;
 
 /// A device and an inode on it.
@@ -77,7 +78,7 @@ pub(super) struct Found {
 pub(super) struct Plan {
     /// Sorted; none lies within another. Empty for the root of the file system.
     pub(super) roots: Vec<Option<EntryPath>>,
-    pub(super) excludes: Excludes,
+    pub(super) excludes: Patterns,
     pub(super) one_file_system: bool,
     pub(super) exclude_caches: bool,
 }
@@ -260,7 +261,7 @@ impl Walker {
                     continue;
                 }
             };
-            if self.plan.excludes.leave_out(&path) {
+            if self.plan.excludes.hit(&path) || is_temp_name(path.name()) {
                 continue;
             }
             if let Err(error) = reopen(&mut frames) {
@@ -303,7 +304,7 @@ impl Walker {
             }
             return Ok(None);
         }
-        if self.plan.excludes.leave_out_dir(&path) {
+        if self.plan.excludes.hit_dir(&path) {
             return Ok(None);
         }
         let opened = open_quietly(dir.as_fd(), path.name(), OFlags::DIRECTORY);

@@ -1,4 +1,4 @@
-//! What a backup of files leaves out by wish.
+//! Patterns over paths: what a backup leaves out by wish, what a restore is limited to.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -16,7 +16,7 @@ pub(super) const CACHE_SIGNATURE: &[u8] = b"Signature: 8a477f597d28d172789f06886
 
 /// Patterns in the manner of `.gitignore`:
 ///
-/// | pattern | leaves out |
+/// | pattern | meets |
 /// |---|---|
 /// | `*.tmp` (no slash) | whatever has a name that matches, at any depth |
 /// | `/srv/documents/old` (leading slash) | what has this absolute path |
@@ -24,17 +24,17 @@ pub(super) const CACHE_SIGNATURE: &[u8] = b"Signature: 8a477f597d28d172789f06886
 /// | `build/` (trailing slash) | as the pattern without it, but only directories |
 ///
 /// `*` and `?` stop at slashes, `**` does not, `[a-z]` and `{a,b}` are known, `\` takes the next
-/// character as it is. What lies below a directory that is left out is left out with it. A pattern
-/// never applies to a configured path itself, and nothing can be taken back in (`!`).
+/// character as it is. What lies below a directory that is met goes with it. A pattern for a backup
+/// never applies to a configured path itself, and nothing can be taken back (`!`).
 #[derive(Debug, Default)]
-pub(super) struct Excludes {
+pub(super) struct Patterns {
     names: GlobSet,
     paths: GlobSet,
     dir_names: GlobSet,
     dir_paths: GlobSet,
 }
 
-impl Excludes {
+impl Patterns {
     pub(super) fn new(patterns: &[String]) -> Result<Self, SourceError> {
         let mut builders: [GlobSetBuilder; 4] = std::array::from_fn(|_| GlobSet::builder());
         for pattern in patterns {
@@ -53,18 +53,18 @@ impl Excludes {
         Ok(Self { names: done(names)?, paths: done(paths)?, dir_names: done(dir_names)?, dir_paths: done(dir_paths)? })
     }
 
-    /// Whether this path is left out whatever it is.
-    pub(super) fn leave_out(&self, path: &EntryPath) -> bool {
-        hit(&self.names, &self.paths, path)
+    /// Whether a pattern meets this path whatever it is.
+    pub(super) fn hit(&self, path: &EntryPath) -> bool {
+        is_hit(&self.names, &self.paths, path)
     }
 
-    /// Whether this path is left out because it is a directory.
-    pub(super) fn leave_out_dir(&self, path: &EntryPath) -> bool {
-        hit(&self.dir_names, &self.dir_paths, path)
+    /// Whether a pattern for directories meets this path.
+    pub(super) fn hit_dir(&self, path: &EntryPath) -> bool {
+        is_hit(&self.dir_names, &self.dir_paths, path)
     }
 }
 
-fn hit(names: &GlobSet, paths: &GlobSet, path: &EntryPath) -> bool {
+fn is_hit(names: &GlobSet, paths: &GlobSet, path: &EntryPath) -> bool {
     (!names.is_empty() && names.is_match(as_path(path.name())))
         || (!paths.is_empty() && paths.is_match(as_path(path.as_bytes())))
 }
@@ -94,7 +94,7 @@ fn place(pattern: &str) -> Result<(usize, String), SourceError> {
 
 fn bad(pattern: &str, why: &str) -> SourceError {
     SourceError::Config {
-        what: format!("the exclude pattern {pattern:?} cannot be used: {why}"),
+        what: format!("the pattern {pattern:?} cannot be used: {why}"),
         hint: Some("examples: \"*.tmp\", \"/srv/documents/old\", \"build/\"".to_owned()),
     }
 }
@@ -105,9 +105,9 @@ mod tests {
 
     fn leaves_out(patterns: &[&str], path: &str, is_dir: bool) -> bool {
         let patterns: Vec<String> = patterns.iter().map(ToString::to_string).collect();
-        let excludes = Excludes::new(&patterns).expect("good patterns");
+        let excludes = Patterns::new(&patterns).expect("good patterns");
         let path = EntryPath::new(path).expect("a path");
-        excludes.leave_out(&path) || (is_dir && excludes.leave_out_dir(&path))
+        excludes.hit(&path) || (is_dir && excludes.hit_dir(&path))
     }
 
     #[test]
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn a_pattern_that_cannot_work_is_refused_with_its_text() {
         for pattern in ["!keep", "/", "", "a[", "{a"] {
-            let error = Excludes::new(&[pattern.to_owned()]).expect_err(pattern);
+            let error = Patterns::new(&[pattern.to_owned()]).expect_err(pattern);
             assert!(error.to_string().contains(&format!("{pattern:?}")), "{error}");
             assert!(error.hint().is_some());
         }

@@ -1,0 +1,248 @@
+use super::*;
+
+#[tokio::test]
+async fn a_tree_with_everything_in_it_comes_back_equal() {
+    let bench = Bench::new();
+    make(&bench.tree(), TreeOptions::default()).expect("make");
+    let snapshot = bench.backup().await;
+    assert_eq!(snapshot.problems, vec![]);
+    let restored = bench.restore(&snapshot, &RestoreOptions::default()).await.expect("a restore");
+    assert_eq!(restored.problems, Vec::<String>::new());
+    compare(&bench.tree(), &bench.restored("")).expect("compare").assert_equal();
+
+    let verified = bench.target().verify(&snapshot, &RestoreOptions::default(), &bench.ctx).await.expect("verify");
+    assert_eq!(verified.differences, Vec::<String>::new());
+    assert_eq!(verified.compared as usize, snapshot.entries.len());
+}
+
+#[tokio::test]
+async fn a_second_restore_without_replace_finds_everything_in_place_and_touches_nothing() {
+    let bench = Bench::new();
+    make(&bench.tree(), TreeOptions { small_files: 60, ..TreeOptions::default() }).expect("make");
+    let snapshot = bench.backup().await;
+    bench.restore(&snapshot, &RestoreOptions::default()).await.expect("a restore");
+    let inode = |path: &str| fs::symlink_metadata(bench.restored(path)).expect("look").ino();
+    let before = inode("large/whole.bin");
+    let inventory = bench.target().inventory(&snapshot, &RestoreOptions::default()).await.expect("inventory");
+    assert_eq!(inventory.occupied, Vec::<String>::new());
+    assert_eq!(inventory.needed_bytes, 0);
+    bench.restore(&snapshot, &RestoreOptions::default()).await.expect("a second restore");
+    assert_eq!(inode("large/whole.bin"), before);
+    bench.restore(&snapshot, &replace()).await.expect("a third restore");
+    assert_ne!(inode("large/whole.bin"), before);
+    compare(&bench.tree(), &bench.restored("")).expect("compare").assert_equal();
+}
+
+#[tokio::test]
+async fn newer_data_is_refused_without_replace_and_written_over_with_it() {
+    let bench = Bench::new();
+    bench.write("a", b"old");
+    bench.write("dir/b", b"old");
+    let snapshot = bench.backup().await;
+    bench.restore(&snapshot, &RestoreOptions::default()).await.expect("a restore");
+    fs::write(bench.restored("dir/b"), b"newer").expect("write");
+    fs::write(bench.restored("dir/own"), b"not in the snapshot").expect("write");
+
+    let inventory = bench.target().inventory(&snapshot, &RestoreOptions::default()).await.expect("inventory");
+    assert_eq!(inventory.occupied_count, 1);
+    assert_eq!(inventory.occupied, [format!("/{} differs", bench.entry("dir/b"))]);
+    let error = bench.restore(&snapshot, &RestoreOptions::default()).await.expect_err("a refusal");
+    assert!(error.to_string().contains("dir/b is there already"), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("--replace")));
+    assert_eq!(fs::read(bench.restored("dir/b")).expect("read"), b"newer");
+
+    bench.restore(&snapshot, &replace()).await.expect("a restore");
+    assert_eq!(fs::read(bench.restored("dir/b")).expect("read"), b"old");
+    assert_eq!(fs::read(bench.restored("dir/own")).expect("read"), b"not in the snapshot");
+}
+
+#[tokio::test]
+async fn what_is_of_another_kind_is_moved_aside_and_kept() {
+    let bench = Bench::new();
+    bench.write("file", b"content");
+    bench.write("dir/inside", b"content");
+    let snapshot = bench.backup().await;
+    fs::create_dir_all(bench.restored("file")).expect("make");
+    fs::write(bench.restored("file/precious"), b"mine").expect("write");
+    fs::write(bench.restored("dir"), b"also mine").expect("write");
+    assert!(bench.restore(&snapshot, &RestoreOptions::default()).await.is_err());
+
+    let restored = bench.restore(&snapshot, &replace()).await.expect("a restore");
+    assert_eq!(restored.problems.len(), 1, "{:?}", restored.problems);
+    assert_eq!(fs::read(bench.restored("file")).expect("read"), b"content");
+    assert_eq!(fs::read(bench.restored("file.lifeboat-aside/precious")).expect("read"), b"mine");
+    assert_eq!(fs::read(bench.restored("dir/inside")).expect("read"), b"content");
+    assert_eq!(fs::read(bench.restored("dir.lifeboat-aside")).expect("read"), b"also mine");
+}
+
+#[tokio::test]
+async fn a_part_comes_back_with_the_directories_above_it_and_nothing_else() {
+    let bench = Bench::new();
+    make(&bench.tree(), TreeOptions { small_files: 60, ..TreeOptions::default() }).expect("make");
+    let snapshot = bench.backup().await;
+    let part = format!("/{}/", bench.entry("odd/a"));
+    bench.restore(&snapshot, &only(&[&part])).await.expect("a restore");
+    compare(&bench.tree().join("odd/a"), &bench.restored("odd/a")).expect("compare").assert_equal();
+    let mode = |path: &Path| fs::metadata(path).expect("look").mode();
+    assert_eq!(mode(&bench.restored("odd")), mode(&bench.tree().join("odd")));
+    assert_eq!(fs::read_dir(bench.restored("")).expect("list").count(), 1);
+    assert_eq!(fs::read_dir(bench.restored("odd")).expect("list").count(), 1);
+}
+
+#[tokio::test]
+async fn patterns_choose_files_and_an_unknown_path_is_an_error() {
+    let bench = Bench::new();
+    for path in ["a/one.pdf", "a/two.txt", "b/c/three.pdf", "d/four.txt"] {
+        bench.write(path, path.as_bytes());
+    }
+    let snapshot = bench.backup().await;
+    let restored = bench.restore(&snapshot, &only(&["*.pdf"])).await.expect("a restore");
+    assert_eq!(restored.entries, 2);
+    assert!(bench.restored("a/one.pdf").exists() && bench.restored("b/c/three.pdf").exists());
+    assert!(!bench.restored("a/two.txt").exists() && !bench.restored("d").exists());
+    let mode = fs::metadata(bench.restored("b/c")).expect("look").mode();
+    assert_eq!(mode, fs::metadata(bench.tree().join("b/c")).expect("look").mode(), "{mode:o}");
+    for unknown in ["/nowhere", "*.nothing"] {
+        let error = bench.restore(&snapshot, &only(&[unknown])).await.expect_err(unknown);
+        assert!(matches!(error, SourceError::Config { .. }), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn links_whose_first_name_was_not_asked_for_get_the_content_and_stay_one_file() {
+    let bench = Bench::new();
+    let first = bench.write("a/first", b"shared");
+    fs::create_dir(bench.tree().join("b")).expect("make");
+    fs::hard_link(&first, bench.tree().join("b/second")).expect("link");
+    fs::hard_link(&first, bench.tree().join("b/third")).expect("link");
+    let snapshot = bench.backup().await;
+    let options = only(&[&bench.entry("b").to_string()]);
+    bench.restore(&snapshot, &options).await.expect("a restore");
+    let inode = |path: &str| fs::metadata(bench.restored(path)).expect("look").ino();
+    assert_eq!(fs::read(bench.restored("b/second")).expect("read"), b"shared");
+    assert_eq!(inode("b/second"), inode("b/third"));
+    assert!(!bench.restored("a").exists());
+    let verified = bench.target().verify(&snapshot, &options, &bench.ctx).await.expect("verify");
+    assert_eq!((verified.compared, verified.differences), (3, vec![]));
+}
+
+#[tokio::test]
+async fn a_damaged_entry_is_named_and_all_others_come_back() {
+    let bench = Bench::new();
+    bench.write("bad", b"damaged");
+    bench.write("big", &vec![1; 3 << 20]);
+    bench.write("good", b"whole");
+    let mut snapshot = bench.backup().await;
+    snapshot.damaged = [bench.entry("bad"), bench.entry("big")].into();
+    let error = bench.restore(&snapshot, &RestoreOptions::default()).await.expect_err("damage");
+    assert!(error.to_string().contains("and 1 more could not be restored"), "{error}");
+    assert_eq!(fs::read(bench.restored("good")).expect("read"), b"whole");
+    let names: Vec<_> = fs::read_dir(bench.restored("")).expect("list").collect();
+    assert_eq!(names.len(), 1, "temporary files stay: {names:?}");
+}
+
+#[tokio::test]
+async fn a_restore_that_is_cut_at_any_point_ends_equal_when_it_is_run_again() {
+    for cut in [0, 1, 5, 40, 90] {
+        let bench = Bench::new();
+        make(&bench.tree(), TreeOptions { small_files: 60, ..TreeOptions::default() }).expect("make");
+        let mut snapshot = bench.backup().await;
+        let calls = std::sync::atomic::AtomicU64::new(0);
+        let cancel = bench.ctx.cancel.clone();
+        snapshot.on_content = Some(Box::new(move |_, _| {
+            if calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == cut {
+                cancel.cancel();
+            }
+        }));
+        let cut_short = bench.restore(&snapshot, &RestoreOptions::default()).await;
+        assert!(matches!(cut_short, Err(SourceError::Cancelled)), "{cut_short:?}");
+        // What a killed run would have left beside.
+        fs::create_dir_all(bench.restored("large")).expect("make");
+        fs::write(bench.restored("large/.lifeboat-tmp-00000000-000000000001"), b"half").expect("write");
+        snapshot.on_content = None;
+        let ctx = run_context(bench.dir.path());
+        bench.target().apply(&snapshot, &RestoreOptions::default(), &ctx).await.expect("the second run");
+        compare(&bench.tree(), &bench.restored("")).expect("compare").assert_equal();
+    }
+}
+
+#[tokio::test]
+async fn verify_tells_every_kind_of_difference_and_changes_nothing() {
+    let bench = Bench::new();
+    for path in ["content", "gone", "mode", "same", "kind"] {
+        bench.write(path, b"as it was");
+    }
+    symlink("same", bench.tree().join("link")).expect("link");
+    let snapshot = bench.backup().await;
+    bench.restore(&snapshot, &RestoreOptions::default()).await.expect("a restore");
+    let content = File::options().write(true).open(bench.restored("content")).expect("open");
+    let before = content.metadata().expect("look").modified().expect("a time");
+    content.write_all_at(b"AS", 0).expect("write");
+    content.set_modified(before).expect("set");
+    fs::remove_file(bench.restored("gone")).expect("remove");
+    fs::set_permissions(bench.restored("mode"), fs::Permissions::from_mode(0o600)).expect("set");
+    fs::remove_file(bench.restored("kind")).expect("remove");
+    symlink("same", bench.restored("kind")).expect("link");
+    fs::remove_file(bench.restored("link")).expect("remove");
+    symlink("mode", bench.restored("link")).expect("link");
+
+    let verified = bench.target().verify(&snapshot, &RestoreOptions::default(), &bench.ctx).await.expect("verify");
+    let seen = verified.differences.join("\n");
+    for expected in [
+        "content: its content differs",
+        "gone: it is missing",
+        "mode: its permissions are 0600",
+        "kind: it is of kind Symlink, not File",
+        "it leads elsewhere",
+    ] {
+        assert!(seen.contains(expected), "{expected} is not in\n{seen}");
+    }
+    assert!(!seen.contains("same:"), "{seen}");
+}
+
+/// A file system of eight MiB that is gone with the value.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(at: &Path) -> Option<Self> {
+        fs::create_dir_all(at).expect("make");
+        let options = std::ffi::CString::new("size=8m").expect("no NUL");
+        if !is_root() {
+            return None;
+        }
+        rustix::mount::mount("tmpfs", at, "tmpfs", rustix::mount::MountFlags::empty(), options.as_c_str()).ok()?;
+        Some(Self(at.to_owned()))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH).expect("unmount");
+    }
+}
+
+#[tokio::test]
+#[expect(clippy::print_stdout, reason = "a test that was skipped says so")]
+async fn a_full_target_gets_a_clear_error_and_keeps_what_it_had() {
+    let bench = Bench::new();
+    bench.write("a-small", b"fits");
+    bench.write("big", &vec![7; 12 << 20]);
+    let snapshot = bench.backup().await;
+    let Some(small) = Small::mount(&bench.out()) else {
+        println!("SKIPPED a_full_target: needs root and mount(2)");
+        return;
+    };
+    fs::create_dir_all(bench.restored("")).expect("make");
+    fs::write(bench.restored("big"), b"what was there").expect("write");
+    let inventory = bench.target().inventory(&snapshot, &replace()).await.expect("inventory");
+    assert!(inventory.needed_bytes > 11 << 20 && inventory.free_bytes.is_some_and(|free| free < 9 << 20));
+    assert!(inventory.refusals.iter().any(|finding| finding.what.contains("bytes below")), "{inventory:?}");
+
+    let error = bench.restore(&snapshot, &replace()).await.expect_err("a full disk");
+    assert!(error.to_string().contains("big failed"), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("make room")));
+    assert_eq!(fs::read(bench.restored("big")).expect("read"), b"what was there");
+    let names: Vec<_> = fs::read_dir(bench.restored("")).expect("list").flatten().map(|e| e.file_name()).collect();
+    assert!(names.iter().all(|name| !name.as_bytes().starts_with(b".lifeboat")), "{names:?}");
+    drop(small);
+}
