@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use lifeboat_model::config::{
     FilesConfig, PostgresBackup, PostgresConfig, RolePasswords, SecretText, SecretUrl, SourceConfig, SourceKind,
 };
-use lifeboat_source::files::{self, FilesSource};
+use lifeboat_source::files::{self, FilesSource, FilesTarget};
 use lifeboat_source::postgres::{self, PostgresSource};
 use lifeboat_source::{Source, SourceError, Target};
 use zeroize::Zeroizing;
@@ -48,19 +48,12 @@ pub fn target_of(
     let origin = origin.map(|source| &source.kind);
     Ok(match (kind, to, origin) {
         // Entries of any kind become files: what PostgreSQL's own programs take, for one.
-        (_, To::Dir(dir), _) => {
-            let _ = dir;
-            crate::pending::target()?
-        }
-        ("files", To::Origin, _) => crate::pending::target()?,
+        (_, To::Dir(dir), _) => Box::new(FilesTarget { root: Some(dir.clone()), machine_id: None }),
+        ("files", To::Origin, _) => Box::new(FilesTarget { root: None, machine_id: None }),
         ("postgres", To::Origin, Some(SourceKind::Postgres(config))) => {
-            let _ = postgres_config(config);
-            crate::pending::target()?
+            { let _ = postgres_config(config); crate::pending::target()? }
         }
-        ("postgres", To::Server(url), _) => {
-            let _ = server_config(url, access);
-            crate::pending::target()?
-        }
+        ("postgres", To::Server(url), _) => { let _ = server_config(url, access); crate::pending::target()? },
         (_, To::Origin, None) => {
             return Err(refused(
                 "the configuration has no source of this name that could be the origin",
@@ -125,4 +118,35 @@ fn secret(text: &SecretText) -> Zeroizing<String> {
 
 fn tool_dirs(dir: Option<&Path>) -> Vec<PathBuf> {
     dir.map(Path::to_owned).into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::files_source;
+
+    fn why(kind: &str, to: &To, origin: Option<&SourceConfig>) -> String {
+        match target_of(kind, to, origin, &ServerAccess::default()) {
+            Ok(_) => "accepted".to_owned(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn any_kind_goes_to_a_directory_and_files_back_in_place() {
+        let dir = To::Dir(PathBuf::from("/scratch"));
+        assert_eq!(why("postgres", &dir, None), "accepted");
+        assert_eq!(why("mongodb", &dir, None), "accepted");
+        assert_eq!(why("files", &To::Origin, None), "accepted");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_the_reason() {
+        let url = To::Server(SecretUrl::new("postgres://u:secret@h/".to_owned()));
+        let refusal = why("files", &url, None);
+        assert!(refusal.contains("cannot be restored to the server") && !refusal.contains("secret"), "{refusal}");
+        assert!(why("postgres", &To::Origin, None).contains("no source of this name"));
+        let files = files_source("registry", vec![PathBuf::from("/srv")]);
+        assert!(why("postgres", &To::Origin, Some(&files)).contains("configured source of kind files"));
+    }
 }
