@@ -120,10 +120,15 @@ impl Creation {
         let (roster, objects) = seal_roster(roster, &secrets, repository, root)?;
         put_roster(store, &roster, objects).await?;
         let format = Format::new(repository, self.options.now).sign(root);
-        store.put(&Format::key(), format, PutMode::CreateNew).await.map_err(|error| match error.kind {
+        store.put(&Format::key(), format.clone(), PutMode::CreateNew).await.map_err(|error| match error.kind {
             StoreErrorKind::Exists => RepoError::AlreadyThere { store: store.to_string() },
             _ => error.into(),
-        })
+        })?;
+        // A store that cannot refuse a put tells only afterwards who was last.
+        if !store.capabilities().conditional_put && store.get(&Format::key(), None).await? != format {
+            return Err(RepoError::AlreadyThere { store: store.to_string() });
+        }
+        Ok(())
     }
 }
 

@@ -8,7 +8,7 @@ use crate::crypt::VerifyKey;
 use crate::error::RepoError;
 use crate::keyfile::KeyFile;
 use crate::newest::OpenWarning;
-use crate::object::RepositoryId;
+use crate::object::{DomainId, RepositoryId};
 use crate::open::{Keys, open_access, read_format};
 use crate::remember::Remembered;
 
@@ -23,6 +23,8 @@ pub struct KeyReport {
     pub root: VerifyKey,
     /// How the roster names the key; the root for an owner.
     pub verify: VerifyKey,
+    /// A writer's domain.
+    pub domain: Option<DomainId>,
     /// The newest roster's number.
     pub roster: u32,
     /// What was tried and works, in words.
@@ -97,6 +99,7 @@ pub async fn test_key(
         repository,
         root,
         verify,
+        domain: access.writer.map(|writer| writer.domain),
         roster: access.roster.number,
         proved,
         warnings: opened.warnings,

@@ -80,8 +80,8 @@ pub(crate) struct Newest {
     pub(crate) siblings: Vec<Roster>,
     /// What was found on the way.
     pub(crate) warnings: Vec<OpenWarning>,
-    /// A damaged object that claims to be newer: those who write must not pass over it, and nobody
-    /// where the root signed it for a newer program.
+    /// A damaged object in the place of the next roster: those who write must not pass over it, and
+    /// nobody where the root signed it for a newer program.
     pub(crate) damaged: Option<(String, ObjectError)>,
 }
 
@@ -89,7 +89,7 @@ enum Candidate {
     Valid(Box<Roster>),
     Foreign(VerifyKey),
     Damaged(ObjectError),
-    Gone,
+    TooLarge,
 }
 
 /// The valid roster with the highest number and, among those, the lowest hash.
@@ -100,7 +100,7 @@ pub(crate) async fn newest_roster(
 ) -> Result<Newest, RepoError> {
     let names = list_rosters(store).await?;
     let mut warnings = Vec::new();
-    let (mut valid, mut damaged, mut foreign) = (Vec::<Roster>::new(), None, None);
+    let (mut valid, mut damaged, mut foreign) = (Vec::<Roster>::new(), Vec::new(), None);
     for name in &names {
         if valid.first().is_some_and(|found| found.number != name.number) {
             break;
@@ -108,7 +108,11 @@ pub(crate) async fn newest_roster(
         let object = numbered_key(ObjectType::Roster.prefix(), name.number, name.hash).to_string();
         match read_candidate(store, repository, root, name).await? {
             Candidate::Valid(roster) => valid.push(*roster),
-            Candidate::Gone => {}
+            // No owner writes such a thing, so nothing of ours is lost in it.
+            Candidate::TooLarge => {
+                let why = ObjectError::malformed("far larger than a roster");
+                warnings.push(OpenWarning::DamagedRoster { object, why });
+            }
             Candidate::Foreign(signer) => {
                 // Number 1 is made by creation alone: what stands beside it was left by one that came to nothing.
                 if name.number > 1 {
@@ -118,12 +122,12 @@ pub(crate) async fn newest_roster(
             }
             Candidate::Damaged(why) => {
                 warnings.push(OpenWarning::DamagedRoster { object: object.clone(), why: why.clone() });
-                damaged.get_or_insert((name.number, object, why));
+                damaged.push((name.number, object, why));
             }
         }
     }
     if valid.is_empty() {
-        return Err(match (foreign, damaged) {
+        return Err(match (foreign, damaged.into_iter().next_back()) {
             (Some((object, found)), _) => RepoError::OtherRoot { object, wanted: root, found },
             (None, Some((_, object, source))) => RepoError::Object { object, source },
             (None, None) => RepoError::Missing { object: "the roster".into() },
@@ -137,7 +141,9 @@ pub(crate) async fn newest_roster(
         let object = numbered_key(ObjectType::Roster.prefix(), roster.number.saturating_sub(1), previous);
         warnings.push(OpenWarning::PredecessorMissing { number: roster.number, object: object.to_string() });
     }
-    let damaged = damaged.filter(|(number, ..)| *number > roster.number).map(|(_, object, why)| (object, why));
+    // Numbers have no gaps, so the newest roster stands there. What is further above is somebody's junk.
+    let above = roster.number.checked_add(1);
+    let damaged = damaged.into_iter().find(|(number, ..)| Some(*number) == above).map(|(_, object, why)| (object, why));
     Ok(Newest { roster, siblings: valid, warnings, damaged })
 }
 
@@ -169,12 +175,14 @@ async fn read_candidate(
     name: &Name,
 ) -> Result<Candidate, RepoError> {
     if name.bytes > ROSTER_BYTES_MAX {
-        return Ok(Candidate::Damaged(ObjectError::malformed("far larger than a roster")));
+        return Ok(Candidate::TooLarge);
     }
     let key = numbered_key(ObjectType::Roster.prefix(), name.number, name.hash);
     let bytes = match store.get(&key, None).await {
         Ok(bytes) => bytes,
-        Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(Candidate::Gone),
+        Err(error) if error.kind == StoreErrorKind::NotFound => {
+            return Ok(Candidate::Damaged(ObjectError::malformed("it is listed, but not there")));
+        }
         Err(error) => return Err(error.into()),
     };
     if ObjectHash(Digest::of(&bytes)) != name.hash {

@@ -207,7 +207,7 @@ fn usage(what: &str, hint: &'static str) -> RepoError {
 fn unknown(role: &str) -> RepoError {
     RepoError::Usage {
         what: format!("the roster knows no such {role}"),
-        hint: Some("`lifeboat key list` shows who is on the roster"),
+        hint: Some("`lifeboat key test FILE` shows how the roster names a key"),
     }
 }
 
@@ -217,7 +217,7 @@ fn already_unless(first: &mut bool, role: &str) -> Result<Applied, RepoError> {
 
 fn known(draft: &Draft, domain: DomainId) -> Result<Secret, RepoError> {
     draft.secrets.domains.get(&domain).cloned().ok_or_else(|| {
-        usage("the repository has no such domain", "`lifeboat key list` shows the domain of every writer")
+        usage("the repository has no such domain", "`lifeboat key test FILE` shows the domain of a writer")
     })
 }
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use futures::StreamExt;
 use lifeboat_store::memory::MemoryStore;
+use lifeboat_store::wrap::Record;
 use lifeboat_store::{Key, PutMode};
 
 use super::*;
@@ -370,6 +371,25 @@ async fn keys_that_are_not_on_the_roster_are_wrong_keys_and_nothing_is_touched()
         assert_eq!(error.kind().exit_code(), 12);
     }
     assert_eq!(repository.store.list("").count().await, objects);
+}
+
+#[tokio::test]
+async fn junk_far_above_the_newest_roster_stops_nobody() {
+    let repository = repository().await;
+    let hash = lifeboat_model::ObjectHash(Digest::of(b"another content"));
+    put(&repository.store, &crate::roster::numbered_key("roster/", 99_999_999, hash), &b"junk"[..]).await;
+    let opened = open_access(&repository.store, &writer(&repository), None).await.expect("opens");
+    assert!(matches!(opened.warnings[..], [OpenWarning::DamagedRoster { .. }]));
+}
+
+#[tokio::test]
+async fn a_writer_opens_by_three_calls_and_asks_for_no_secret() {
+    let repository = repository().await;
+    let record = Arc::new(Record::new(Arc::clone(&repository.store)));
+    let store: Arc<dyn Store> = record.clone();
+    open_access(&store, &writer(&repository), None).await.expect("opens");
+    let names: Vec<String> = record.calls().into_iter().map(|call| call.key).collect();
+    assert_eq!(names, ["format", "roster/", repository.identity.roster.key().as_str()]);
 }
 
 #[tokio::test]
