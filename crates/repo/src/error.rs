@@ -1,6 +1,7 @@
 //! What can go wrong with a repository, and what a person can do about it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use lifeboat_model::ChunkId;
 use lifeboat_store::{StoreError, StoreErrorKind};
@@ -191,6 +192,15 @@ pub enum RepoError {
     /// A table in the cache directory.
     #[error(transparent)]
     Cache(#[from] TableError),
+    /// A run was given up; no snapshot was made.
+    #[error("the snapshot was given up{}", if .why.is_empty() { String::new() } else { format!(": {why}") })]
+    GivenUp {
+        /// Why, unless another error tells.
+        why: String,
+        /// The error that ended it.
+        #[source]
+        source: Option<Arc<RepoError>>,
+    },
     /// A store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -230,6 +240,7 @@ impl RepoError {
             | Self::KeyringLost { .. }
             | Self::TooMany { .. }
             | Self::OlderRoster { .. } => RepoErrorKind::Damaged,
+            Self::GivenUp { source, .. } => source.as_ref().map_or(RepoErrorKind::Failed, |cause| cause.kind()),
         }
     }
 
@@ -272,6 +283,7 @@ impl RepoError {
             Self::Cache(_) => {
                 Some("the cache directory needs a working disk with free space; what is in it can be deleted")
             }
+            Self::GivenUp { source, .. } => source.as_ref().and_then(|cause| cause.hint()),
             Self::Io { .. } => None,
         }
     }

@@ -44,7 +44,15 @@ pub mod snapshots;
 pub mod table;
 
 // Content on its way in.
+pub mod cache;
 pub mod chunker;
+mod content;
+mod parent;
+pub mod pipeline;
+mod run;
+mod spill;
+mod tree;
+pub mod writer;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -61,3 +69,4 @@ pub use passphrase::Passphrase;
 pub use reader::SnapshotReader;
 pub use remember::{Remembered, RememberedHead};
 pub use repository::Repository;
+pub use writer::{Sealed, SnapshotHead, SnapshotStats, SnapshotWriter, WriteOptions};

@@ -1,0 +1,64 @@
+//! What each worker reuses from chunk to chunk.
+
+use std::sync::Mutex;
+
+use zstd::bulk::Compressor;
+
+use crate::pack::Codec;
+
+/// A compressor and its output buffer.
+pub(super) struct Lane {
+    compressor: Compressor<'static>,
+    out: Vec<u8>,
+}
+
+impl Lane {
+    pub(super) fn new(level: i32) -> std::io::Result<Self> {
+        Ok(Self { compressor: Compressor::new(level)?, out: Vec::new() })
+    }
+
+    /// The stored form of a chunk: compressed where that saves more than a sixty-fourth.
+    pub(super) fn compress<'a>(&'a mut self, plain: &'a [u8]) -> (Codec, &'a [u8]) {
+        let enough = plain.len() - plain.len() / 64;
+        self.out.clear();
+        // A buffer of the plain length is all that is of use: what does not fit does not shrink.
+        self.out.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+        match self.compressor.compress_to_buffer(plain, &mut self.out) {
+            Ok(length) if length < enough => (Codec::Zstd, &self.out[..length]),
+            _ => (Codec::Plain, plain),
+        }
+    }
+}
+
+/// Lanes at rest. Callers that store small bodies themselves borrow one.
+#[derive(Default)]
+pub(super) struct Lanes(Mutex<Vec<Lane>>);
+
+impl Lanes {
+    pub(super) fn take(&self, level: i32) -> std::io::Result<Lane> {
+        let rested = self.0.lock().expect("no holder panics").pop();
+        rested.map_or_else(|| Lane::new(level), Ok)
+    }
+
+    pub(super) fn give_back(&self, lane: Lane) {
+        self.0.lock().expect("no holder panics").push(lane);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_shrink_is_stored_as_it_is() {
+        let mut lane = Lane::new(1).expect("a compressor");
+        let mut noise = vec![0; 100_000];
+        blake3::Hasher::new().finalize_xof().fill(&mut noise);
+        assert_eq!(lane.compress(&noise), (Codec::Plain, &noise[..]));
+        assert_eq!(lane.compress(b""), (Codec::Plain, &b""[..]));
+        let text = b"one row after the other\n".repeat(100);
+        let (codec, stored) = lane.compress(&text);
+        assert_eq!(codec, Codec::Zstd);
+        assert_eq!(zstd::bulk::decompress(stored, text.len()).expect("a frame"), text);
+    }
+}
