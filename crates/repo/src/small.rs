@@ -128,6 +128,16 @@ pub struct Deleting {
     pub mark: ObjectHash,
     /// When, by the pruner's clock.
     pub time: Timestamp,
+    /// Packs of the mark that stay, because a run pinned them or a snapshot needs them again.
+    pub kept: Vec<ObjectHash>,
+}
+
+impl Deleting {
+    /// Whether a pack of the mark that this names is being deleted: a run that uses it must not seal.
+    #[must_use]
+    pub fn dooms(&self, mark: &Mark, pack: &ObjectHash) -> bool {
+        mark.packs.iter().any(|(_, hash)| hash == pack) && !self.kept.contains(pack)
+    }
 }
 
 /// Chunks that a check found bad in every copy: writers store them anew.
@@ -331,19 +341,25 @@ impl Small for Deleting {
     fn write(&self, map: &mut Fields<'_>) {
         map.field(0).bytes(self.mark.bytes());
         map.field(1).time(self.time);
+        put_hashes(map, 2, &self.kept);
     }
 
     fn read(parse: &mut Parse<'_>) -> Result<Self, ObjectError> {
-        let (mut mark, mut time) = (None, None);
+        let (mut mark, mut time, mut kept) = (None, None, None);
         parse.map(|key, value| {
             match key {
                 0 => mark = Some(hash(value)?),
                 1 => time = Some(value.time()?),
+                2 => kept = Some(hashes(value)?),
                 _ => value.skip()?,
             }
             Ok(())
         })?;
-        Ok(Self { mark: required(mark, "mark")?, time: required(time, "time")? })
+        Ok(Self {
+            mark: required(mark, "mark")?,
+            time: required(time, "time")?,
+            kept: required(kept, "packs that are kept")?,
+        })
     }
 }
 
