@@ -54,6 +54,8 @@ mod spill;
 mod tree;
 pub mod writer;
 
+#[cfg(test)]
+mod hand;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 

@@ -1,1 +1,276 @@
+use std::sync::Arc;
 
+use lifeboat_model::EntryPath;
+use lifeboat_model::flow::{BodyError, ContentSink, Entry, EntryReader, EntryVisitor, Piece, ReadError};
+use lifeboat_store::{Key, Store};
+
+use crate::hand::Hand;
+use crate::object::ObjectType;
+use crate::pack::{FinishedPack, PackKind};
+use crate::page::StoredEntry;
+use crate::reader::SnapshotReader;
+
+/// A snapshot of a few files, with what each of them holds.
+struct Built {
+    hand: Hand,
+    files: Vec<(String, Vec<Vec<u8>>)>,
+    data: FinishedPack,
+    id: lifeboat_model::SnapshotId,
+}
+
+fn noise(seed: u8, length: usize) -> Vec<u8> {
+    let mut out = vec![0; length];
+    blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut out);
+    out
+}
+
+fn path(text: &str) -> EntryPath {
+    EntryPath::new(text).expect("a path")
+}
+
+async fn built() -> Built {
+    let hand = Hand::new().await;
+    let names = ["a", "a/b", "a/b/c", "a/d", "a-b", "big", "e/f", "e/g", "z"];
+    let files: Vec<(String, Vec<Vec<u8>>)> = names
+        .iter()
+        .enumerate()
+        .map(|(number, name)| {
+            let number = u8::try_from(number).expect("few");
+            let lengths: &[usize] = if *name == "big" { &[2_500_000, 700, 1_100_000] } else { &[30, 5000] };
+            let chunks = lengths.iter().zip(0..).map(|(length, at)| noise(number * 10 + at, *length)).collect();
+            ((*name).to_owned(), chunks)
+        })
+        .collect();
+    let mut pages = Vec::new();
+    let mut entries: Vec<StoredEntry> = Vec::new();
+    for (name, chunks) in &files {
+        let chunks: Vec<&[u8]> = chunks.iter().map(Vec::as_slice).collect();
+        let (entry, more) = hand.file(name, &chunks, name == "big");
+        entries.push(entry);
+        pages.extend(more);
+    }
+    let (top, more) = hand.manifest(&entries);
+    pages.extend(more);
+    let data = hand.pack(PackKind::Data, &files.iter().flat_map(|file| &file.1).collect::<Vec<_>>());
+    let meta = hand.pack(PackKind::Meta, &pages);
+    hand.put_pack(&data).await;
+    hand.put_pack(&meta).await;
+    hand.put_index(&[&data, &meta]).await;
+    let id = hand.put_root(&hand.header(1, None), &hand.body(Some(top)), hand.writer()).await;
+    Built { hand, files, data, id }
+}
+
+impl Built {
+    async fn reader(&self) -> SnapshotReader {
+        self.hand.open(&self.hand.test.identity).await.reader(&self.id).await.expect("a reader")
+    }
+
+    fn content(&self, name: &str) -> Vec<u8> {
+        let chunks = &self.files.iter().find(|file| file.0 == name).expect("a file").1;
+        let first = &chunks[0];
+        [chunks.concat(), vec![0; 5000], first[first.len() - 3..].to_vec()].concat()
+    }
+
+    fn data_key(&self) -> Key {
+        ObjectType::DataPack.key(self.data.hash)
+    }
+
+    /// Flips a bit in the middle of the chunk's ciphertext.
+    async fn flip(&self, plain: &[u8]) {
+        let id = self.hand.id(PackKind::Data, plain);
+        let record = self.data.records.iter().find(|record| record.id == id).expect("a record");
+        let mut bytes = self.hand.store.get(&self.data_key(), None).await.expect("there").to_vec();
+        bytes[record.offset as usize + record.stored_len as usize / 2] ^= 1;
+        self.hand.put(&self.data_key(), bytes.into()).await;
+    }
+}
+
+#[derive(Default)]
+struct Collected(Vec<u8>);
+
+#[async_trait::async_trait]
+impl ContentSink for Collected {
+    async fn piece(&mut self, piece: Piece) -> Result<(), BodyError> {
+        match piece {
+            Piece::Data(bytes) => {
+                assert!(bytes.len() <= lifeboat_model::flow::PIECE_BYTES_MAX);
+                self.0.extend_from_slice(&bytes);
+            }
+            Piece::Hole(length) => self.0.resize(self.0.len() + usize::try_from(length).expect("small"), 0),
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Listed(Vec<Entry>);
+
+#[async_trait::async_trait]
+impl EntryVisitor for Listed {
+    async fn visit(&mut self, entry: Entry) -> Result<(), BodyError> {
+        self.0.push(entry);
+        Ok(())
+    }
+}
+
+async fn walk(reader: &SnapshotReader, under: Option<&str>) -> Vec<Entry> {
+    let mut listed = Listed::default();
+    reader.walk(under.map(path).as_ref(), &mut listed).await.expect("walked");
+    listed.0
+}
+
+async fn read(reader: &SnapshotReader, name: &str) -> Result<Vec<u8>, ReadError> {
+    let entry = reader.entry(&path(name)).await?.ok_or_else(|| ReadError::NoEntry { path: path(name) })?;
+    let mut collected = Collected::default();
+    let bytes = reader.content(&entry, &mut collected).await?;
+    assert_eq!((bytes, bytes), (collected.0.len() as u64, entry.bytes));
+    Ok(collected.0)
+}
+
+fn chain_text(error: &ReadError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_entry_is_listed_found_and_read_byte_for_byte() {
+    let built = built().await;
+    let reader = built.reader().await;
+    let all = walk(&reader, None).await;
+    let names: Vec<String> = all.iter().map(|entry| entry.path.to_string()).collect();
+    assert_eq!(names, ["a", "a/b", "a/b/c", "a/d", "a-b", "big", "e/f", "e/g", "z"]);
+    for name in &names {
+        assert_eq!(read(&reader, name).await.expect("read"), built.content(name), "{name}");
+    }
+    for absent in ["0", "a/b/d", "a/z", "zz", "a-"] {
+        assert!(reader.entry(&path(absent)).await.expect("looked up").is_none(), "{absent}");
+    }
+    reader.preflight(None).await.expect("all is there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_walk_below_a_path_lists_it_and_what_it_holds() {
+    let built = built().await;
+    let reader = built.reader().await;
+    for (under, expected) in [
+        ("a", vec!["a", "a/b", "a/b/c", "a/d"]),
+        ("a/b", vec!["a/b", "a/b/c"]),
+        ("e", vec!["e/f", "e/g"]),
+        ("z", vec!["z"]),
+        ("a/b/c/d", vec![]),
+        ("0", vec![]),
+        ("zz", vec![]),
+    ] {
+        let names: Vec<String> = walk(&reader, Some(under)).await.iter().map(|entry| entry.path.to_string()).collect();
+        assert_eq!(names, expected, "under {under}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_chunk_names_pack_and_entry_and_spares_the_others() {
+    let built = built().await;
+    built.flip(&built.files[3].1[1]).await;
+    let reader = built.reader().await;
+    let error = read(&reader, "a/d").await.expect_err("damaged");
+    let text = chain_text(&error);
+    assert!(text.contains("a/d") && text.contains(built.data_key().as_str()), "{text}");
+    for name in ["a", "a/b", "big", "z"] {
+        assert_eq!(read(&reader, name).await.expect("read"), built.content(name), "{name}");
+    }
+    let error = reader.preflight(None).await.expect_err("damaged");
+    assert!(matches!(&error, ReadError::Damaged { what, .. } if what == "a/d"), "{error}");
+    reader.preflight(Some(&path("e"))).await.expect("what it needs is there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_copy_is_read_where_the_first_is_damaged_or_missing() {
+    let built = built().await;
+    let copy = built.hand.pack(PackKind::Data, &built.files.iter().flat_map(|file| &file.1).collect::<Vec<_>>());
+    built.hand.put_pack(&copy).await;
+    built.hand.put_index(&[&copy]).await;
+    for (_, chunks) in &built.files {
+        built.flip(&chunks[0]).await;
+    }
+    assert_eq!(read(&built.reader().await, "big").await.expect("read"), built.content("big"));
+    built.hand.store.delete(&built.data_key()).await.expect("deleted");
+    let reader = built.reader().await;
+    reader.preflight(None).await.expect("all is in the copy");
+    assert_eq!(read(&reader, "big").await.expect("read"), built.content("big"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_no_index_names_is_found_by_its_trailer() {
+    let built = built().await;
+    let copy = built.hand.pack(PackKind::Data, &built.files.iter().flat_map(|file| &file.1).collect::<Vec<_>>());
+    built.hand.put_pack(&copy).await;
+    built.hand.store.delete(&built.data_key()).await.expect("deleted");
+    let reader = built.reader().await;
+    assert_eq!(read(&reader, "a/d").await.expect("read"), built.content("a/d"));
+    reader.preflight(None).await.expect("all is in the copy");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_pack_is_named() {
+    let built = built().await;
+    built.hand.store.delete(&built.data_key()).await.expect("deleted");
+    let error = read(&built.reader().await, "a").await.expect_err("missing");
+    assert!(chain_text(&error).contains(built.data_key().as_str()), "{}", chain_text(&error));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_gives_up_ends_the_read() {
+    struct Full;
+    #[async_trait::async_trait]
+    impl ContentSink for Full {
+        async fn piece(&mut self, _piece: Piece) -> Result<(), BodyError> {
+            Err("the disk is full".into())
+        }
+    }
+    let built = built().await;
+    let reader = built.reader().await;
+    let entry = reader.entry(&path("big")).await.expect("looked up").expect("there");
+    let error = reader.content(&entry, &mut Full).await.expect_err("given up");
+    assert!(matches!(error, ReadError::Receiver(_)));
+    assert_eq!(reader.ahead.available_permits(), super::AHEAD_BYTES, "no room stays taken");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_reads_at_once_fetch_what_they_share_once() {
+    let built = built().await;
+    let counted = Arc::new(lifeboat_store::wrap::Record::new(Arc::new(built.hand.store.clone())));
+    let repository =
+        crate::Repository::open(counted.clone(), built.hand.test.identity.clone(), built.hand.cache.path());
+    let reader = repository.await.expect("opened").reader(&built.id).await.expect("a reader");
+    let names = ["a", "a/b", "a/b/c", "a/d", "a-b", "e/f", "e/g", "z", "big"];
+    let reads = names.map(|name| read(&reader, name));
+    for (name, content) in names.iter().zip(futures::future::join_all(reads).await) {
+        assert_eq!(content.expect("read"), built.content(name));
+    }
+    let gets = counted.count(lifeboat_store::wrap::Operation::Get, "data/");
+    assert!(gets <= built.data.bytes.len().div_ceil(1 << 20), "{gets} gets");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_identity_nothing_is_read() {
+    let built = built().await;
+    for access in [&built.hand.test.writer, &built.hand.test.maintainer] {
+        let error = built.hand.open(access).await.reader(&built.id).await.expect_err("refused");
+        assert_eq!(error.kind(), crate::RepoErrorKind::Key);
+    }
+}
+
+#[tokio::test]
+async fn an_empty_snapshot_has_no_entries() {
+    let hand = Hand::new().await;
+    let id = hand.put_root(&hand.header(1, None), &hand.body(None), hand.writer()).await;
+    let reader = hand.open(&hand.test.identity).await.reader(&id).await.expect("a reader");
+    assert!(walk(&reader, None).await.is_empty());
+    assert!(reader.entry(&path("a")).await.expect("looked up").is_none());
+    reader.preflight(None).await.expect("nothing is needed");
+}
