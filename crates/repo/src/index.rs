@@ -213,3 +213,6 @@ impl IndexBuilder {
         self.object
     }
 }
+
+#[cfg(test)]
+mod tests;
