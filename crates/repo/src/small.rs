@@ -386,3 +386,6 @@ impl Small for Quarantine {
         Ok(Self { time: required(time, "time")?, chunks: required(chunks, "chunks")?, why: required(why, "why")? })
     }
 }
+
+#[cfg(test)]
+mod tests;
