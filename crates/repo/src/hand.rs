@@ -141,8 +141,8 @@ impl Hand {
     }
 
     /// A file whose content is `chunks`, a hole, and the last three bytes of the first chunk; with
-    /// `paged` its extents lie on two content pages.
-    pub(crate) fn file(&self, path: &str, chunks: &[&[u8]], paged: bool) -> (StoredEntry, Vec<Vec<u8>>) {
+    /// `on_pages` its extents lie on two content pages.
+    pub(crate) fn file(&self, path: &str, chunks: &[&[u8]], on_pages: bool) -> (StoredEntry, Vec<Vec<u8>>) {
         let mut extents: Vec<Extent> = chunks
             .iter()
             .map(|plain| Extent::Chunk {
@@ -159,7 +159,7 @@ impl Hand {
             len: 3,
         });
         let mut pages = Vec::new();
-        let content = if paged {
+        let content = if on_pages {
             let mut refs = Vec::new();
             for part in extents.chunks(2) {
                 let page = encode_content_page(part);

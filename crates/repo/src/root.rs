@@ -138,6 +138,9 @@ pub struct RootKeys<'a> {
 }
 
 /// A root object's id and bytes, ready to be put.
+///
+/// # Panics
+/// Where a part would be longer than 4 GiB, which no memory budget allows.
 #[must_use]
 pub fn encode(head: &RootHeader, refs: &RootRefs, body: &RootBody, keys: &RootKeys<'_>) -> (SnapshotId, Bytes) {
     let kind = ObjectType::SnapshotRoot;

@@ -241,7 +241,9 @@ impl IndexSet {
                     Ok(mut joined) => {
                         joined.judge(&live, stands);
                         segments.push(joined);
-                        old.iter().for_each(|segment| remove(segment.table.path()));
+                        for segment in &old {
+                            remove(segment.table.path());
+                        }
                     }
                     // What is damaged goes; the next refresh fetches it again. A full disk only
                     // leaves the segments apart.

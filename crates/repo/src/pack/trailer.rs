@@ -34,7 +34,10 @@ pub(crate) fn origins(parse: &mut Parse<'_>) -> Result<Vec<(PackId, u32)>, Objec
     })
 }
 
-fn decode(plain: &[u8]) -> Result<(Vec<(PackId, u32)>, Vec<Record>), ObjectError> {
+/// Packs with the places of their envelopes, and records.
+type Plain = (Vec<(PackId, u32)>, Vec<Record>);
+
+fn decode(plain: &[u8]) -> Result<Plain, ObjectError> {
     let (mut places, mut bytes) = (None, None);
     Parse::whole(plain, |parse| {
         parse.map(|key, value| {

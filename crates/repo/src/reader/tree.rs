@@ -33,18 +33,17 @@ impl Tree {
     /// The page; `level` is what the page above says, none for the top.
     async fn page(&self, id: &ChunkId, level: Option<u8>) -> Result<Arc<ManifestPage>, ReadError> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).iter().find(|page| page.0 == *id).cloned();
-        let page = match kept {
-            Some((_, page)) => page,
-            None => {
-                let plain = self.fetcher.chunk(id).await.map_err(|error| damaged(id, error))?;
-                let page = Arc::new(ManifestPage::decode(&plain).map_err(|error| damaged(id, error))?);
-                let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-                kept.push_back((*id, Arc::clone(&page)));
-                if kept.len() > PAGES_MAX {
-                    kept.pop_front();
-                }
-                page
+        let page = if let Some((_, page)) = kept {
+            page
+        } else {
+            let plain = self.fetcher.chunk(id).await.map_err(|error| damaged(id, error))?;
+            let page = Arc::new(ManifestPage::decode(&plain).map_err(|error| damaged(id, error))?);
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.push_back((*id, Arc::clone(&page)));
+            if kept.len() > PAGES_MAX {
+                kept.pop_front();
             }
+            page
         };
         if level.is_some_and(|level| level != page.level()) {
             return Err(damaged(id, ObjectError::malformed("a page of another level than the page above says")));

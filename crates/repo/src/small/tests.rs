@@ -57,7 +57,10 @@ fn the_bytes_of_the_small_objects_are_those_of_the_format() {
         },
         &format!("a4 00 820506 01 81 82 04{} 02 81{} 03 81 6572756e2f61", long("01"), long("02")),
     );
-    golden(&Deleting { mark: [1; 32].into(), time: time() }, &format!("a2 00{} 01 820506", long("01")));
+    golden(
+        &Deleting { mark: [1; 32].into(), time: time(), kept: vec![[2; 32].into()] },
+        &format!("a3 00{} 01 820506 02 81{}", long("01"), long("02")),
+    );
     golden(
         &Quarantine { time: time(), chunks: vec![[1; 32].into()], why },
         &format!("a3 00 820506 01 81{} 02 6177", long("01")),

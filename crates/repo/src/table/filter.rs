@@ -31,7 +31,7 @@ impl Filter {
         // The high half of the product spreads the keys evenly over the blocks.
         let block = usize::try_from((u128::from(number(8)) * blocks) >> 64).expect("below the number of blocks");
         let bits = number(16);
-        (block * BLOCK_BYTES, (0..6).map(move |place| usize::from((bits >> (place * 9)) as u16 & 511)))
+        (block * BLOCK_BYTES, (0..6).map(move |place| usize::try_from((bits >> (place * 9)) & 511).expect("nine bits")))
     }
 
     pub(super) fn insert(&mut self, key: &RowKey) {

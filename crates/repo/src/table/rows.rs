@@ -13,13 +13,13 @@ pub type Row = (RowKey, Vec<u8>);
 pub struct Rows<'t> {
     table: &'t Table,
     next_block: usize,
-    rows: Vec<u8>,
+    block: Vec<u8>,
     at: usize,
 }
 
 impl<'t> Rows<'t> {
     pub(super) fn new(table: &'t Table) -> Self {
-        Self { table, next_block: 0, rows: Vec::new(), at: 0 }
+        Self { table, next_block: 0, block: Vec::new(), at: 0 }
     }
 }
 
@@ -27,13 +27,13 @@ impl Iterator for Rows<'_> {
     type Item = Result<Row, TableError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.at == self.rows.len() {
+        if self.at == self.block.len() {
             if self.next_block == self.table.fences.len() {
                 return None;
             }
             let mut block = [0; BLOCK_BYTES];
             match self.table.block(self.next_block, &mut block) {
-                Ok(rows) => self.rows = rows.to_vec(),
+                Ok(rows) => self.block = rows.to_vec(),
                 Err(error) => {
                     self.next_block = self.table.fences.len();
                     return Some(Err(error));
@@ -42,7 +42,7 @@ impl Iterator for Rows<'_> {
             self.next_block += 1;
             self.at = 0;
         }
-        let row = &self.rows[self.at..self.at + KEY_BYTES + self.table.value_bytes];
+        let row = &self.block[self.at..self.at + KEY_BYTES + self.table.value_bytes];
         self.at += row.len();
         let (key, value) = row.split_first_chunk::<KEY_BYTES>().expect("a row starts with its key");
         Some(Ok((*key, value.to_vec())))
