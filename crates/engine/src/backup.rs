@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::pending::{Sealed, SnapshotHead};
 use jiff::Timestamp;
 use lifeboat_model::config::SourceConfig;
 use lifeboat_model::restore::clone_refusal;
@@ -10,6 +9,7 @@ use lifeboat_model::snapshot::label_refusal;
 use lifeboat_model::{RecoveryPoint, Role, SnapshotId, SourceName};
 use lifeboat_repo::crypt::random;
 use lifeboat_repo::small::RunId;
+use lifeboat_repo::writer::{Sealed, SnapshotHead};
 use serde::Serialize;
 
 use crate::catalog::{Outcome, RunEnd, SeenSnapshot};

@@ -51,9 +51,13 @@ pub fn target_of(
         (_, To::Dir(dir), _) => Box::new(FilesTarget { root: Some(dir.clone()), machine_id: None }),
         ("files", To::Origin, _) => Box::new(FilesTarget { root: None, machine_id: None }),
         ("postgres", To::Origin, Some(SourceKind::Postgres(config))) => {
-            { let _ = postgres_config(config); crate::pending::target()? }
+            let _ = postgres_config(config);
+            crate::pending::target()?
         }
-        ("postgres", To::Server(url), _) => { let _ = server_config(url, access); crate::pending::target()? },
+        ("postgres", To::Server(url), _) => {
+            let _ = server_config(url, access);
+            crate::pending::target()?
+        }
         (_, To::Origin, None) => {
             return Err(refused(
                 "the configuration has no source of this name that could be the origin",

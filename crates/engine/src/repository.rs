@@ -9,15 +9,18 @@ use lifeboat_model::config::RepositoryConfig;
 use lifeboat_model::flow::EntryReader;
 use lifeboat_model::{SnapshotId, SourceName, StackName};
 use lifeboat_repo::root::RootBody;
+use lifeboat_repo::small::{self, Forget, Hold, Small};
 use lifeboat_repo::snapshots::{SnapshotInfo, SnapshotList};
+use lifeboat_repo::writer::{Sealed, SnapshotHead, SnapshotWriter, WriteOptions};
 use lifeboat_repo::{Access, Remembered, RememberedHead, RepoError, Repository, open_access};
-use lifeboat_store::Store;
+use lifeboat_store::{PutMode, Store, StoreErrorKind};
 
 use crate::catalog::SeenSnapshot;
 use crate::error::JobError;
 use crate::host::Host;
 use crate::keys::{Need, load};
 use crate::listing::{Listing, Names, complete, seen_of, summary_of};
+use crate::snapshot::Word;
 
 /// The name under which the catalog keeps what was seen of a repository.
 const NEWEST: &str = "newest";
@@ -27,6 +30,7 @@ const NEWEST: &str = "newest";
 pub struct OpenRepository {
     name: String,
     id: String,
+    zstd_level: i32,
     repository: Repository,
     remembered: Remembered,
     /// Facts that snapshots of this machine's stack record, by key.
@@ -59,6 +63,7 @@ pub async fn open_repository(
     let repository = OpenRepository {
         name: config.name.clone(),
         id,
+        zstd_level: config.zstd_level,
         repository,
         remembered: opened.remembered,
         own_facts: BTreeMap::new(),
@@ -186,22 +191,63 @@ impl OpenRepository {
         Ok((Box::new(reader), root.body.ok_or(missing)?))
     }
 
-    pub(crate) async fn writer(
-        &self,
-        _: &Host<'_>,
-        _: crate::pending::SnapshotHead,
-    ) -> Result<crate::pending::SnapshotWriter, JobError> {
-        Err(crate::pending::not_yet())
+    /// Begins a snapshot.
+    ///
+    /// # Errors
+    /// [`JobError::Repository`]: no writer key, the store.
+    pub(crate) async fn writer(&self, host: &Host<'_>, head: SnapshotHead) -> Result<SnapshotWriter, JobError> {
+        let keys = self.access().writer.as_ref().and_then(|writer| {
+            let keys = self.access().domains.get(&writer.domain)?;
+            Some((writer.sign.verify_key(), keys.source_tag(&head.stack, &head.source)))
+        });
+        let remembered = keys.and_then(|(writer, source)| {
+            self.remembered.heads.iter().find(|known| known.writer == writer && known.source == source).cloned()
+        });
+        let options = WriteOptions { zstd_level: self.zstd_level, remembered, ..WriteOptions::default() };
+        Ok(self.repository.writer(head, options, host.run.clone()).await?)
     }
-    pub(crate) fn sealed(&mut self, host: &Host<'_>, sealed: &crate::pending::Sealed) {
+
+    /// Takes note of a snapshot that this host sealed.
+    pub(crate) fn sealed(&mut self, host: &Host<'_>, sealed: &Sealed) {
         self.advance(sealed.head.clone());
         self.remember(host);
     }
-    pub(crate) async fn forget(&self, _: &Host<'_>, _: &[SnapshotId], _: &str) -> Result<(), JobError> {
-        let _ = self.store();
-        Err(crate::pending::not_yet())
+
+    /// Drops snapshots by a signed word about each.
+    ///
+    /// # Errors
+    /// [`JobError::Repository`]: no maintainer key or identity, no such snapshot, the store.
+    pub(crate) async fn forget(&self, host: &Host<'_>, ids: &[SnapshotId], why: &str) -> Result<(), JobError> {
+        for id in ids {
+            let word = Forget { snapshot: *id, why: why.to_owned(), time: host.now() };
+            self.put_word(*id, &word).await?;
+        }
+        Ok(())
     }
-    pub(crate) async fn say(&self, _: &Host<'_>, _: SnapshotId, _: &crate::snapshot::Word) -> Result<(), JobError> {
-        Err(crate::pending::not_yet())
+
+    /// Says a signed word about a snapshot.
+    ///
+    /// # Errors
+    /// [`JobError::Repository`]: no maintainer key or identity, no such snapshot, the store.
+    pub(crate) async fn say(&self, host: &Host<'_>, id: SnapshotId, word: &Word) -> Result<(), JobError> {
+        let (why, release) = match word {
+            Word::Hold(why) => (why.clone(), false),
+            Word::Release(why) => (why.clone(), true),
+        };
+        self.put_word(id, &Hold { snapshot: id, why, time: host.now(), release }).await
+    }
+
+    async fn put_word<T: Small>(&self, about: SnapshotId, word: &T) -> Result<(), JobError> {
+        let missing = RepoError::KeyMissing { what: "a word about a snapshot", needs: "a maintainer or identity key" };
+        let signer = self.access().maintain.as_ref().ok_or(missing)?;
+        let domain = self.repository.root(&about).await?.domain;
+        let missing = RepoError::KeyMissing { what: "a word about a snapshot", needs: "the key of its domain" };
+        let keys = self.access().domains.get(&domain).ok_or(missing)?;
+        let (name, bytes) = small::encode(word, &keys.index, signer);
+        match self.store().put(&name, bytes, PutMode::CreateNew).await {
+            // Named by its hash: what is there is the same.
+            Err(error) if error.kind == StoreErrorKind::Exists => Ok(()),
+            done => Ok(done.map_err(RepoError::from)?),
+        }
     }
 }

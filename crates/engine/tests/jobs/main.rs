@@ -1,0 +1,8 @@
+//! The jobs on real repositories in directories, with real sources.
+
+mod backup;
+mod catalog;
+mod keys;
+mod restore;
+mod site;
+mod stacks;
