@@ -17,8 +17,7 @@ use lifeboat_model::flow::{Body, EntrySink, RunContext, Shape};
 use lifeboat_model::{EntryKind, EntryMeta, EntryPath, RecoveryPoint};
 
 use super::client::{Server, Session, database_argument, failure, literals};
-pub(super) use super::data::shaped;
-use super::data::{LARGE_OBJECT_PIECE, LargeObjectBody, TableBody, Watch, large_object_piece};
+use super::data::{LARGE_OBJECT_PIECE, LargeObjectBody, TableBody, Watch, large_object_piece, shaped};
 use super::layout::{self, Counts, TableCount};
 use super::toc::{Toc, TocEntry, TocReader};
 use super::tool::Tools;
@@ -470,7 +469,7 @@ pub(super) async fn look(config: &PostgresConfig, server: &Server, ctx: &RunCont
         Ok("reader") => {
             let what =
                 format!("role {user:?} reads all tables, but not passwords of roles nor large objects of others");
-            tell(Verdict::Warning, what, Some("set rolePasswords: omit, or use a superuser".to_owned()));
+            tell(Verdict::Warning, what, Some("use a superuser where there are large objects".to_owned()));
         }
         Ok(_) => {
             let hint = format!("as superuser: GRANT pg_read_all_data TO {user:?}");

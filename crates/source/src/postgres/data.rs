@@ -53,12 +53,17 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Counts a piece.
-    fn passed(&self, piece: Bytes) -> Result<Option<Piece>, BodyError> {
+    /// Counts bytes that are about to be handed on.
+    pub(super) fn count(&self, bytes: &[u8]) -> Result<(), BodyError> {
         if self.cancel.is_cancelled() {
             return Err("stopped by request".into());
         }
-        self.monitor.bytes(piece.len() as u64);
+        self.monitor.bytes(bytes.len() as u64);
+        Ok(())
+    }
+
+    fn passed(&self, piece: Bytes) -> Result<Option<Piece>, BodyError> {
+        self.count(&piece)?;
         Ok(Some(Piece::Data(piece)))
     }
 }

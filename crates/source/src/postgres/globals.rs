@@ -3,11 +3,14 @@
 //! `pg_dumpall --globals-only` writes them as a script, which is the entry `globals.sql`. A restore
 //! runs its statements one by one and decides for each by what is there already.
 
+use std::collections::BTreeSet;
+
 use lifeboat_model::flow::{EntrySink, RunContext};
 use lifeboat_model::{EntryKind, EntryMeta, EntryPath};
 
-use super::backup::shaped;
-use super::client::{Server, Session, database_argument};
+use super::client::{Server, ServerError, Session, database_argument};
+use super::data::shaped;
+use super::sql::{self, Token};
 use super::tool::Tools;
 use super::{GLOBALS, RolePasswords};
 use crate::SourceError;
@@ -54,4 +57,148 @@ pub(super) async fn back_up(
     }
     ctx.monitor.entries(1);
     Ok(())
+}
+
+/// What a restore of the script did.
+#[derive(Debug, Default)]
+pub(super) struct Applied {
+    /// What is not as it was.
+    pub(super) problems: Vec<String>,
+    /// Tablespaces that the server does not have after it; their tables go to the default one.
+    pub(super) missing_tablespaces: BTreeSet<String>,
+}
+
+/// Runs the script, statement by statement.
+///
+/// A role that is not there is made with everything that belongs to it. One that is there stays as
+/// it is unless `replace`; the role that restores is never altered, so that it cannot lock itself
+/// out. No role is ever removed.
+///
+/// # Errors
+/// [`SourceError::Failed`] where a role cannot be made.
+pub(super) async fn restore(session: &Session, script: &str, replace: bool) -> Result<Applied, SourceError> {
+    let names = async |query: &str| -> Result<BTreeSet<String>, SourceError> {
+        let rows = session.rows(query, "listing roles and tablespaces").await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    };
+    let mut applying = Applying {
+        session,
+        replace,
+        roles: names("SELECT rolname::text FROM pg_catalog.pg_roles").await?,
+        tablespaces: names("SELECT spcname::text FROM pg_catalog.pg_tablespace").await?,
+        own: session.text("SELECT current_user::text", "asking who I am").await?,
+        made: BTreeSet::new(),
+        applied: Applied::default(),
+    };
+    for statement in sql::statements(script) {
+        applying.statement(&statement).await?;
+    }
+    Ok(applying.applied)
+}
+
+struct Applying<'a> {
+    session: &'a Session,
+    replace: bool,
+    roles: BTreeSet<String>,
+    tablespaces: BTreeSet<String>,
+    own: String,
+    /// Roles and tablespaces that this restore made.
+    made: BTreeSet<(Kind, String)>,
+    applied: Applied,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Role,
+    Tablespace,
+}
+
+impl Applying<'_> {
+    async fn statement(&mut self, statement: &str) -> Result<(), SourceError> {
+        let words = sql::words(statement);
+        let word = |at: usize| words.get(at).map(|word| word.raw().to_ascii_uppercase()).unwrap_or_default();
+        let name = |at: usize| words.get(at).and_then(|word| word.name()).unwrap_or_default();
+        match (word(0).as_str(), word(1).as_str()) {
+            ("SET" | "SELECT", _) => Ok(()),
+            ("CREATE", "ROLE") => self.create_role(statement, name(2)).await,
+            ("CREATE", "TABLESPACE") => self.create_tablespace(statement, name(2)).await,
+            ("ALTER", "ROLE") => {
+                let role = name(2);
+                let wanted = role != self.own && (self.replace || self.is_made(Kind::Role, &role));
+                self.run_if(wanted, statement, &format!("role {role:?}")).await
+            }
+            ("ALTER", "TABLESPACE") => {
+                let wanted = self.is_made(Kind::Tablespace, &name(2));
+                self.run_if(wanted, statement, &format!("tablespace {:?}", name(2))).await
+            }
+            ("COMMENT" | "SECURITY", _) => {
+                let at = words.iter().position(|word| word.raw().eq_ignore_ascii_case("ON")).unwrap_or(0);
+                let kind = if word(at + 1) == "TABLESPACE" { Kind::Tablespace } else { Kind::Role };
+                let wanted = self.is_made(kind, &name(at + 2)) || self.replace && kind == Kind::Role;
+                self.run_if(wanted, statement, &format!("comment or label of {:?}", name(at + 2))).await
+            }
+            ("GRANT" | "REVOKE", _) => self.grant(statement, &words).await,
+            _ => self.run_if(true, statement, &format!("{} {}", word(0), word(1))).await,
+        }
+    }
+
+    fn is_made(&self, kind: Kind, name: &str) -> bool {
+        self.made.contains(&(kind, name.to_owned()))
+    }
+
+    async fn create_role(&mut self, statement: &str, role: String) -> Result<(), SourceError> {
+        if self.roles.contains(&role) {
+            return Ok(());
+        }
+        self.session.run(statement, &format!("making role {role:?}")).await?;
+        self.roles.insert(role.clone());
+        self.made.insert((Kind::Role, role));
+        Ok(())
+    }
+
+    async fn create_tablespace(&mut self, statement: &str, tablespace: String) -> Result<(), SourceError> {
+        if self.tablespaces.contains(&tablespace) {
+            return Ok(());
+        }
+        if let Err(error) = self.session.client().batch_execute(statement).await {
+            let why = ServerError::from(error);
+            let text = format!("tablespace {tablespace:?} could not be made, the default one is used: {why}");
+            self.applied.problems.push(text);
+            self.applied.missing_tablespaces.insert(tablespace);
+        } else {
+            self.made.insert((Kind::Tablespace, tablespace));
+        }
+        Ok(())
+    }
+
+    /// A membership, or a right on a tablespace or a parameter.
+    async fn grant(&mut self, statement: &str, words: &[Token<'_>]) -> Result<(), SourceError> {
+        let find = |wanted: &str| words.iter().position(|word| word.raw().eq_ignore_ascii_case(wanted));
+        let name = |at: usize| words.get(at).and_then(|word| word.name()).unwrap_or_default();
+        if let Some(on) = find("ON") {
+            let tablespace = words.get(on + 1).is_some_and(|word| word.raw().eq_ignore_ascii_case("TABLESPACE"));
+            let wanted = !tablespace || self.is_made(Kind::Tablespace, &name(on + 2));
+            return self.run_if(wanted, statement, &format!("rights on {:?}", name(on + 2))).await;
+        }
+        let (role, member) = (name(1), find("TO").map(|to| name(to + 1)).unwrap_or_default());
+        let made = self.is_made(Kind::Role, &role) || self.is_made(Kind::Role, &member);
+        if !(made || self.replace) {
+            return Ok(());
+        }
+        if self.session.client().batch_execute(statement).await.is_ok() {
+            return Ok(());
+        }
+        // The grantor may have no such right here, as where the first superuser has another name.
+        let granted = statement.rfind(" GRANTED BY ").map_or(statement, |at| &statement[..at]);
+        self.run_if(true, granted, &format!("membership of {member:?} in {role:?}")).await
+    }
+
+    /// Runs a statement whose failure is a problem and no error. The statement may hold a password
+    /// and is never shown.
+    async fn run_if(&mut self, wanted: bool, statement: &str, what: &str) -> Result<(), SourceError> {
+        if wanted && let Err(error) = self.session.client().batch_execute(statement).await {
+            self.applied.problems.push(format!("{what} is not as it was: {}", ServerError::from(error)));
+        }
+        Ok(())
+    }
 }

@@ -13,15 +13,21 @@
 //! `pg_dump` writes only the table of contents; the data is read by parallel `COPY` under the same
 //! snapshot, so that nothing is written to a disk on the way.
 
+mod archive;
 mod backup;
 pub mod client;
 mod data;
 mod globals;
 mod layout;
+mod load;
+mod only;
+mod restore;
 pub mod sql;
+mod swap;
 pub mod toc;
 pub mod tool;
 pub mod url;
+mod verify;
 pub mod version;
 
 use std::collections::BTreeMap;
@@ -30,6 +36,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use lifeboat_model::RecoveryPoint;
 use lifeboat_model::flow::{EntrySink, RunContext};
+pub use restore::PostgresTarget;
 use zeroize::Zeroizing;
 
 use self::client::Server;

@@ -230,9 +230,9 @@ impl Toc {
         out.0.extend_from_slice(&[1, self.minor, self.revision, INT_BYTES, OFFSET_BYTES, FORMAT_DIRECTORY]);
         // No compression: a number up to 1.14, the number of an algorithm from 1.15 on.
         if self.minor >= 15 {
-            out.0.push(0)
+            out.0.push(0);
         } else {
-            out.int(0)
+            out.int(0);
         }
         for part in self.created {
             out.int(part);

@@ -24,7 +24,8 @@ pub(crate) fn extensions(server: &PostgresServer) -> Vec<&'static str> {
 pub(crate) fn fill(server: &PostgresServer) {
     server.sql(
         "postgres",
-        r#"CREATE ROLE app LOGIN PASSWORD 'app secret' CONNECTION LIMIT 7 VALID UNTIL '2040-01-01';
+        r#"SET password_encryption = 'scram-sha-256';
+           CREATE ROLE app LOGIN PASSWORD 'app secret' CONNECTION LIMIT 7 VALID UNTIL '2040-01-01';
            CREATE ROLE reader NOLOGIN; CREATE ROLE "Odd ""role"" ä; --" LOGIN PASSWORD 'x''y' CREATEDB;
            GRANT reader TO app WITH ADMIN OPTION;
            ALTER ROLE app SET work_mem = '5MB'; COMMENT ON ROLE reader IS 'reads; only';

@@ -1,4 +1,6 @@
 //! Backups and restores of real PostgreSQL servers.
 
 mod backup;
+mod failure;
 mod fixture;
+mod restore;

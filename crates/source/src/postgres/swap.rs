@@ -1,0 +1,201 @@
+//! Temporary databases, and how one takes the place of another.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use super::client::{Server, Session, failure};
+use super::layout::{TEMPORARY, is_temporary};
+use super::restore::Work;
+use super::sql::{ident, literal};
+use crate::{Restored, SourceError};
+
+/// What the comment of a database begins with that a restore may drop.
+const MARK: &str = "lifeboat: ";
+/// PostgreSQL cuts names at this length.
+const NAME_BYTES_MAX: usize = 63;
+/// The lock that says that a restore runs on a server: `life` and `boat` in ASCII.
+const RESTORE_LOCK: &str = "1818846821, 1651466612";
+/// How many names of things in the way are read.
+const NAMES_MAX: usize = 10_000;
+/// How often the rename is tried while clients connect again and again.
+const RENAME_ATTEMPTS: usize = 5;
+
+/// Makes sure that no other restore works on this server, and removes what a killed one left. The
+/// lock holds as long as the session.
+///
+/// # Errors
+/// [`SourceError::Failed`] where another restore runs.
+pub(super) async fn begin(admin: &Session) -> Result<(), SourceError> {
+    let query = format!("SELECT pg_catalog.pg_try_advisory_lock({RESTORE_LOCK})::text");
+    if admin.text(&query, "locking the server for a restore").await? != "true" {
+        return Err(SourceError::Failed {
+            what: "another restore to this server is running".to_owned(),
+            hint: Some("wait until it has ended".to_owned()),
+            source: None,
+        });
+    }
+    let query = format!(
+        "SELECT datname::text FROM pg_catalog.pg_database \
+         WHERE pg_catalog.shobj_description(oid, 'pg_database') LIKE {}",
+        literal(&format!("{MARK}%"))
+    );
+    let rows = admin.rows(&query, "looking for what a killed restore left").await?;
+    let names = rows.iter().map(|row| row.get::<_, String>(0));
+    for name in names.filter(|name| is_temporary(name)) {
+        drop_database(admin, &name).await?;
+    }
+    Ok(())
+}
+
+/// The names of all databases.
+pub(super) async fn databases(admin: &Session) -> Result<BTreeSet<String>, SourceError> {
+    let rows = admin.rows("SELECT datname::text FROM pg_catalog.pg_database", "listing the databases").await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// The relations of users in a database, and its large objects as one.
+pub(super) async fn tables(session: &Session) -> Result<Vec<String>, SourceError> {
+    let query = format!(
+        "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c \
+           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+          WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND n.nspname !~ '^pg_' \
+            AND n.nspname <> 'information_schema' AND NOT EXISTS ( \
+              SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+                 AND d.objid = c.oid AND d.deptype = 'e') \
+          UNION ALL SELECT 'large objects' WHERE EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata) \
+          ORDER BY 1 LIMIT {NAMES_MAX}"
+    );
+    let rows = session.rows(&query, "looking for tables").await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// A name that no other database has, told from others by [`is_temporary`].
+pub(super) fn temporary_name(of: &str) -> Result<String, SourceError> {
+    let mut random = [0_u8; 6];
+    getrandom::fill(&mut random).map_err(|error| SourceError::Failed {
+        what: "the system gives no random numbers".to_owned(),
+        hint: None,
+        source: Some(error.to_string().into()),
+    })?;
+    let number = random.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+    let mut end = of.len().min(NAME_BYTES_MAX - TEMPORARY.len() - 2 * random.len());
+    while !of.is_char_boundary(end) {
+        end -= 1;
+    }
+    Ok(format!("{}{TEMPORARY}{number:012x}", &of[..end]))
+}
+
+/// Says in the comment of a database that a restore may drop it.
+pub(super) async fn mark(admin: &Session, name: &str, why: &str) -> Result<(), SourceError> {
+    let statement = format!("COMMENT ON DATABASE {} IS {}", ident(name), literal(&format!("{MARK}{why}")));
+    admin.run(&statement, "marking a temporary database").await
+}
+
+/// Drops a temporary database, whoever is connected to it.
+pub(super) async fn drop_database(admin: &Session, name: &str) -> Result<(), SourceError> {
+    if !databases(admin).await?.contains(name) {
+        return Ok(());
+    }
+    admin.run(&format!("ALTER DATABASE {} IS_TEMPLATE false", ident(name)), "releasing a database").await?;
+    admin.run(&format!("DROP DATABASE {} WITH (FORCE)", ident(name)), "dropping a temporary database").await
+}
+
+/// Gives the temporary database the name `to`. What has that name now loses it in the same
+/// transaction and is dropped after it. `comment` is the statement that sets the comment in the
+/// end.
+///
+/// # Errors
+/// [`SourceError::Failed`] where the names could not be changed; everything is as it was then.
+pub(super) async fn place(
+    work: &Work<'_>,
+    temporary: &str,
+    old: Option<&str>,
+    to: &str,
+    comment: Option<&str>,
+    out: &mut Restored,
+) -> Result<(), SourceError> {
+    let aside = temporary_name(to)?;
+    let uncomment = format!("COMMENT ON DATABASE {} IS NULL", ident(to));
+    let rename = |from: &str, to: &str| format!("ALTER DATABASE {} RENAME TO {}", ident(from), ident(to));
+    let mut statements = vec!["BEGIN".to_owned()];
+    if let Some(old) = old {
+        statements.push(rename(old, &aside));
+        let why = format!("{MARK}replaced by a restore");
+        statements.push(format!("COMMENT ON DATABASE {} IS {}", ident(&aside), literal(&why)));
+    }
+    statements
+        .extend([rename(temporary, to), comment.unwrap_or(&uncomment).trim_end().trim_end_matches(';').to_owned()]);
+    statements.push("COMMIT".to_owned());
+    rename_all(work, &statements.join("; "), [old, Some(temporary)]).await.map_err(|error| SourceError::Failed {
+        what: format!("putting the restored database in the place of {to:?} failed"),
+        hint: Some("clients may hold it: stop them, then run the restore again; nothing was replaced".to_owned()),
+        source: Some(Box::new(error)),
+    })?;
+    if old.is_some()
+        && let Err(error) = drop_database(work.admin, &aside).await
+    {
+        out.problems.push(format!("the replaced database is still there as {aside:?}: {error}"));
+    }
+    Ok(())
+}
+
+/// Runs the transaction while a second session ends those who are connected. Once the rename holds
+/// its lock nobody new gets in.
+async fn rename_all(work: &Work<'_>, transaction: &str, databases: [Option<&str>; 2]) -> Result<(), SourceError> {
+    let second = work.server.connect(work.admin.database()).await?;
+    let names = super::client::literals(databases.into_iter().flatten());
+    let end_clients = format!(
+        "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity \
+         WHERE datname IN ({names}) AND pid <> pg_catalog.pg_backend_pid()"
+    );
+    let mut attempt = 1;
+    loop {
+        second.run(&end_clients, "ending the clients of a database").await?;
+        let renaming = work.admin.client().batch_execute(transaction);
+        tokio::pin!(renaming);
+        let renamed = loop {
+            tokio::select! {
+                renamed = &mut renaming => break renamed,
+                () = tokio::time::sleep(Duration::from_millis(100)) => {
+                    second.run(&end_clients, "ending the clients of a database").await?;
+                }
+            }
+        };
+        let Err(error) = renamed else { break };
+        work.admin.run("ROLLBACK", "taking a rename back").await?;
+        if attempt == RENAME_ATTEMPTS {
+            return Err(failure("renaming the databases failed".to_owned(), None, error));
+        }
+        attempt += 1;
+    }
+    second.close().await;
+    Ok(())
+}
+
+/// Room on the disk of the server, where it is this machine's and the role may know its directory.
+pub(super) async fn free_bytes(admin: &Session, server: &Server) -> Option<u64> {
+    let local = server.url.is_socket() || ["127.0.0.1", "::1", "localhost"].contains(&server.url.host.as_str());
+    let directory = admin.text("SHOW data_directory", "asking for the data directory").await.ok()?;
+    if !local || !Path::new(&directory).join("PG_VERSION").exists() {
+        return None;
+    }
+    let disk = rustix::fs::statvfs(&directory).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_temporary_name_is_short_enough_and_known_as_one(of in ".{1,70}") {
+            let name = temporary_name(&of).expect("a name");
+            prop_assert!(name.len() <= NAME_BYTES_MAX && is_temporary(&name), "{name}");
+            prop_assert!(!is_temporary(&of));
+        }
+    }
+}
