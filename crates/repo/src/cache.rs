@@ -6,7 +6,8 @@
 //! | path | holds | without it |
 //! |---|---|---|
 //! | `parents/TAG` | for the source with this tag: what each file looked like at the last backup, and the chunks of its content (module `parent`) | the next backup reads every file anew; chunks are still deduplicated |
-//! | `index/` | tables of the repository's indexes (module `index_set`) | they are read from the store again |
+//! | `index/` | tables of the repository's indexes ([`crate::index::IndexSet`]) | they are read from the store again |
+//! | `objects/` | roots and verdicts on them, as they lie in the store | a list of snapshots reads them again |
 //!
 //! What was remembered of rosters and heads ([`crate::remember`]) is kept by the caller, since losing
 //! that loses more than time.

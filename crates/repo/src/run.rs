@@ -1,5 +1,12 @@
-//! An open run: how a writer tells a prune what it relies on. `docs/format.md`, section "Runs and
-//! prune"; the rules are W1 to W3.
+//! An open run: how a writer and a prune agree without locks. G is the grace period of the roster.
+//!
+//! - **W1, begin**: put `run`, then list indexes and marks. Use only packs that are indexed now and
+//!   not marked.
+//! - **W2, during**: every G/4 put a `renewal`: the marks that were seen (what they name is avoided
+//!   from now on), and pins (packs that were used before they were marked).
+//! - **W3, seal**: renew; if any gap was longer than G/2, look up every used pack again, or fail. Put
+//!   the index, then the root; look at `deleting` objects; if one names a used pack, put `void` and
+//!   fail. Sealed means that this passed.
 //!
 //! Times between two renewals are taken from both clocks, and the longer one counts: a suspended
 //! machine stops one of them, a corrected clock makes the other jump. Too long a time costs a look at

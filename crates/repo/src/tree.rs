@@ -254,3 +254,110 @@ impl<'a, S: PageStore> TreeBuilder<'a, S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use lifeboat_model::EntryKind;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::page::Extent;
+
+    /// Pages by id.
+    #[derive(Default)]
+    struct Memory(BTreeMap<ChunkId, Vec<u8>>);
+
+    impl PageStore for Memory {
+        type Error = std::convert::Infallible;
+
+        fn page(&mut self, plain: &[u8]) -> Result<ChunkId, Self::Error> {
+            let id = Secret([1; 32]).chunk_id(plain);
+            self.0.insert(id, plain.to_vec());
+            Ok(id)
+        }
+
+        fn refs(&mut self, plain: &[u8]) -> Result<ChunkId, Self::Error> {
+            let id = Secret([2; 32]).chunk_id(plain);
+            self.0.insert(id, plain.to_vec());
+            Ok(id)
+        }
+    }
+
+    fn path(text: &str) -> EntryPath {
+        EntryPath::new(text).expect("a path")
+    }
+
+    fn entry(text: &str) -> TreeEntry {
+        let id = Secret([3; 32]).chunk_id(text.as_bytes());
+        let content = Content::Inline(vec![Extent::Chunk { id, offset: 0, len: 7 }]);
+        let meta = EntryMeta::new(EntryKind::File);
+        let encoded = StoredEntry { path: path(text), meta, content: content.clone() }.encode();
+        TreeEntry { path: path(text), encoded, content, pages: Vec::new(), fingerprint: None }
+    }
+
+    fn build(names: impl IntoIterator<Item = String>) -> (Tree, Memory) {
+        let mut memory = Memory::default();
+        let boundaries = Secret([4; 32]);
+        let mut tree = TreeBuilder::new(&mut memory, &boundaries);
+        for name in names {
+            let Ok(()) = tree.push(entry(&name));
+        }
+        let Ok(tree) = tree.finish();
+        (tree, memory)
+    }
+
+    fn names(count: usize) -> Vec<String> {
+        (0..count).map(|number| format!("srv/{number:06}")).collect()
+    }
+
+    fn level(tree: &Tree, memory: &Memory) -> u8 {
+        let (top, _) = tree.top.expect("a top");
+        ManifestPage::decode(&memory.0[&top]).expect("a page").level()
+    }
+
+    #[test]
+    fn a_tree_is_as_low_as_it_can_be_and_counts_what_is_below() {
+        assert_eq!(build(names(0)).0, Tree::default());
+        for (count, expected) in [(1, 0..=0), (2_000, 1..=1), (60_000, 2..=2)] {
+            let (tree, memory) = build(names(count));
+            assert!(expected.contains(&level(&tree, &memory)), "{count} entries: level {}", level(&tree, &memory));
+            assert_eq!((tree.entries, tree.bytes), (count as u64, 7 * count as u64));
+        }
+    }
+
+    #[test]
+    fn one_more_entry_changes_the_pages_above_it_only() {
+        let (_, before) = build(names(30_000));
+        let mut more = names(30_000);
+        more.insert(12_345, "srv/012344a".into());
+        let (_, after) = build(more);
+        let fresh = after.0.keys().filter(|id| !before.0.contains_key(id)).count();
+        assert!((4..=8).contains(&fresh), "{fresh} new pages and reference pages of {}", after.0.len());
+    }
+
+    proptest! {
+        #[test]
+        fn an_entry_survives_its_way_through_the_sorter(
+            name in "[a-z]{1,9}(/[a-z]{1,9}){0,4}",
+            fingerprint in prop::option::of(any::<[u8; 16]>()),
+            pages in prop::collection::vec((any::<[u8; 32]>(), any::<u64>(), any::<u32>()), 0..5),
+        ) {
+            let pages: Vec<ContentPage> = pages
+                .into_iter()
+                .map(|(refs, start, count)| ContentPage { refs: refs.into(), ids: IdPlace { start, count } })
+                .collect();
+            let content = Content::Pages(pages.iter().map(|page| (page.refs, 9)).collect());
+            let stored = StoredContent { content: content.clone(), pages: pages.clone(), new_bytes: 0 };
+            let fingerprint = fingerprint.map(Fingerprint);
+            let meta = EntryMeta::new(EntryKind::File);
+            let scratch = tempfile::tempdir().expect("a directory");
+            let mut sorter = EntrySorter::new(scratch.path(), 1000);
+            sorter.push(&path(&name), &meta, fingerprint, stored).expect("pushed");
+            let back = sorter.finish().expect("sorted").next().expect("read").expect("an entry");
+            let encoded = StoredEntry { path: path(&name), meta, content: content.clone() }.encode();
+            prop_assert_eq!(back, TreeEntry { path: path(&name), encoded, content, pages, fingerprint });
+        }
+    }
+}

@@ -264,6 +264,27 @@ async fn the_last_put_of_a_path_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tree_larger_than_its_memory_is_sorted_on_disk() {
+    let host = Host::new().await;
+    let context = RunContext { memory_budget_bytes: 64 << 20, ..host.context() };
+    let writer = host.begin_on(Arc::new(host.memory.clone()), context).await.expect("a run");
+    let deep = "a-long-directory-name/".repeat(10);
+    let name = |number: usize| path(&format!("{deep}{:05}", number * 7919 % 20_000));
+    for number in (0..20_000).chain(0..10) {
+        let meta = EntryMeta { mode: Some(u32::from(number < 10)), ..file() };
+        writer.put(&name(number), &meta, Some(Fingerprint([1; 16])), Body::Empty).await.expect("stored");
+    }
+    let sealed = writer.seal(point()).await.expect("sealed");
+    assert_eq!(sealed.stats.entries, 20_000);
+    let entries = host.reader().await.entries(sealed.id).await;
+    assert!(entries.is_sorted_by(|a, b| a.path < b.path));
+    assert_eq!(entries.iter().filter(|entry| entry.meta.mode == Some(1)).count(), 10);
+    let writer = host.begin().await;
+    let kept = writer.keep(&name(19_999), &file(), &Fingerprint([1; 16])).await.expect("asked");
+    assert_eq!(kept, Kept::Yes { bytes: 0 });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_of_nothing_is_one() {
     let host = Host::new().await;
     let sealed = host.begin().await.seal(point()).await.expect("sealed");
