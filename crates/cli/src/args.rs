@@ -322,9 +322,9 @@ pub(crate) struct RecoverArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeyCommand {
-    /// Make the keys of a new role and a request to be added.
+    /// Make a further key: for a writer a request to the owner, else by the owner.
     Generate(KeyGenerateArgs),
-    /// Print what belongs into the safe. It holds secrets.
+    /// Print the secrets of the keyring, or the recovery sheet, for the safe.
     Export(KeyExportArgs),
     /// Add whoever made a request; writes the grant that they take.
     Add(KeyAddArgs),
@@ -355,9 +355,15 @@ pub(crate) struct KeyGenerateArgs {
     /// The new key file.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
-    /// The request that goes to the owner [default: FILE.request].
+    /// For a writer: the request that goes to the owner [default: FILE.request].
     #[arg(long, value_name = "FILE")]
     pub(crate) request: Option<PathBuf>,
+    /// For a maintainer or an identity: the owner's key, which puts the new one on the roster.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) identity: Option<PathBuf>,
+    /// File with the passphrase of the owner's key.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) owner_passphrase_file: Option<PathBuf>,
     /// Repository, where the configuration has several.
     #[arg(long, value_name = "NAME")]
     pub(crate) repository: Option<String>,
@@ -367,6 +373,9 @@ pub(crate) struct KeyGenerateArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct KeyExportArgs {
+    /// Print the recovery sheet, by which the owner's key can be typed in again.
+    #[arg(long)]
+    pub(crate) sheet: bool,
     /// Repository, where the configuration has several.
     #[arg(long, value_name = "NAME")]
     pub(crate) repository: Option<String>,
@@ -382,9 +391,12 @@ pub(crate) struct KeyAddArgs {
     /// The grant that goes back [default: REQUEST.grant].
     #[arg(long, value_name = "FILE")]
     pub(crate) grant: Option<PathBuf>,
-    /// Let a writer deduplicate with the writer of this id, which it must then trust.
-    #[arg(long, value_name = "WRITER")]
+    /// Deduplicate with the writer of this key id: the two must then trust each other.
+    #[arg(long, value_name = "KEY")]
     pub(crate) domain: Option<String>,
+    /// Do not ask.
+    #[arg(long, short)]
+    pub(crate) yes: bool,
     /// Repository, where the configuration has several.
     #[arg(long, value_name = "NAME")]
     pub(crate) repository: Option<String>,

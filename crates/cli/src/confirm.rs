@@ -3,7 +3,7 @@
 
 use std::io::IsTerminal;
 
-use lifeboat_model::config::SecretText;
+use lifeboat_repo::Passphrase;
 
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -24,18 +24,23 @@ pub(crate) fn confirm(question: &str, yes: bool) -> Result<(), Failure> {
     }
 }
 
-/// Asks for the passphrase of a key file; `flag` is what a script uses instead.
-pub(crate) fn passphrase(what: &str, new: bool, flag: &str) -> Result<SecretText, Failure> {
+/// Asks for the passphrase of a key file; `None` where nobody can be asked or nobody answers.
+pub(crate) fn old_passphrase(what: &str) -> Option<Passphrase> {
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::new(
-            Exit::Key,
-            format!("{what} needs a passphrase, and standard input is not a terminal"),
-        )
-        .hint(format!("use {flag} FILE")));
+        return None;
     }
-    let mut prompt = inquire::Password::new(what).with_display_mode(inquire::PasswordDisplayMode::Masked);
-    if !new {
-        prompt = prompt.without_confirmation();
+    password(what).without_confirmation().prompt().ok().map(Passphrase::new)
+}
+
+/// Asks twice for a passphrase.
+pub(crate) fn new_passphrase(what: &str) -> Result<Passphrase, Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::usage("--passphrase asks, and standard input is not a terminal")
+            .hint("use --passphrase-file FILE"));
     }
-    prompt.prompt().map(SecretText::new).map_err(|error| Failure::of(Exit::Failed, &error))
+    password(what).prompt().map(Passphrase::new).map_err(|error| Failure::of(Exit::Failed, &error))
+}
+
+fn password(what: &str) -> inquire::Password<'_> {
+    inquire::Password::new(what).with_display_mode(inquire::PasswordDisplayMode::Masked)
 }

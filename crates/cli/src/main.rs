@@ -10,6 +10,7 @@ mod failure;
 mod output;
 mod progress;
 mod request;
+mod secret;
 mod session;
 mod talk;
 mod words;

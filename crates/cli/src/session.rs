@@ -8,13 +8,15 @@ use lifeboat_engine::scratch::Scratch;
 use lifeboat_engine::{Host, JobError};
 use lifeboat_model::config::StackConfig;
 use lifeboat_model::flow::{Cancel, RunContext};
+use lifeboat_repo::Passphrase;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::args::Globals;
+use crate::args::{Globals, IdentityArgs};
 use crate::config::{self, ConfigError, Loaded, StateDir};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::progress::Progress;
+use crate::secret::Asker;
 use crate::talk::Talk;
 
 /// Where a configuration is looked for when none is named.
@@ -71,7 +73,7 @@ impl Session {
     }
 
     /// What a job needs. Removes what killed commands left in the scratch directory.
-    pub(crate) fn begin(&self, config: StackConfig) -> Result<Running, Failure> {
+    pub(crate) fn begin(&self, config: StackConfig, asker: Asker) -> Result<Running, Failure> {
         lifeboat_wire::fs::create_dir_durable(&config.state_dir, 0o700).map_err(|error| {
             Failure::of(Exit::Failed, &error).hint("name another with stateDir, --state-dir or LIFEBOAT_STATE_DIR")
         })?;
@@ -88,13 +90,29 @@ impl Session {
             scratch: scratch.path().to_owned(),
             memory_budget_bytes: config.memory_budget_bytes,
         };
-        Ok(Running { config, catalog, context, progress, _scratch: scratch })
+        let asking = Arc::clone(&progress);
+        let passphrase = Box::new(move |path: &Path| {
+            // A bar must not draw over the question.
+            asking.end();
+            asker.ask(path)
+        });
+        Ok(Running { config, catalog, context, progress, passphrase, _scratch: scratch })
     }
 
     /// Loads the configuration and begins.
     pub(crate) fn host(&self) -> Result<Running, Failure> {
-        let loaded = self.load()?;
-        self.begin(loaded.config)
+        self.begin(self.load()?.config, Asker::default())
+    }
+
+    /// Loads the configuration and begins, with another identity than the configuration's where
+    /// one is given.
+    pub(crate) fn host_with(&self, identity: &IdentityArgs) -> Result<Running, Failure> {
+        let mut config = self.load()?.config;
+        if let Some(path) = &identity.identity {
+            let path = absolute(path)?;
+            config.repositories.values_mut().for_each(|repository| repository.identity_file = Some(path.clone()));
+        }
+        self.begin(config, Asker::new(identity.passphrase_file.as_ref())?)
     }
 
     /// Whether data goes to standard output as JSON.
@@ -109,13 +127,14 @@ pub(crate) struct Running {
     pub(crate) catalog: Catalog,
     pub(crate) context: RunContext,
     progress: Arc<Progress>,
+    passphrase: Box<dyn Fn(&Path) -> Option<Passphrase> + Send + Sync>,
     _scratch: Scratch,
 }
 
 impl Running {
     /// What the engine's jobs take.
     pub(crate) fn host(&self) -> Host<'_> {
-        Host { config: &self.config, catalog: &self.catalog, run: &self.context, passphrase: &ask_passphrase }
+        Host { config: &self.config, catalog: &self.catalog, run: &self.context, passphrase: self.passphrase.as_ref() }
     }
 
     /// Takes the progress bar away and passes a job's result on.
@@ -130,21 +149,13 @@ impl Running {
     }
 }
 
-/// Asks a person for the passphrase of a key file.
-fn ask_passphrase(path: &Path) -> Option<lifeboat_repo::Passphrase> {
-    let what = format!("Passphrase of {}", path.display());
-    crate::confirm::passphrase(&what, false, "--passphrase-file")
-        .ok()
-        .map(|text| lifeboat_repo::Passphrase::new(text.expose()))
-}
-
 /// A variable of the process.
 #[expect(clippy::disallowed_methods, reason = "the command line is the one place that reads the environment")]
 pub(crate) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(|error| Failure::of(Exit::Usage, &error))
 }
 

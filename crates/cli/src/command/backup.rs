@@ -1,0 +1,74 @@
+//! `backup`.
+
+use lifeboat_engine::backup::{BackupReport, BackupRequest, SourceBackup};
+
+use crate::args::BackupArgs;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::{self, Column};
+use crate::request;
+use crate::session::Session;
+
+pub(crate) async fn run(session: &Session, args: BackupArgs) -> Result<Exit, Failure> {
+    let sources = request::sources(&args.sources)?;
+    let running = session.host()?;
+    let asked = BackupRequest { sources, label: args.label };
+    let report = running.done(lifeboat_engine::backup::backup(&running.host(), &asked).await)?;
+    if session.json() {
+        output::json("backups", &report.backups)?;
+    } else {
+        output::text(&table(&report))?;
+    }
+    tell(session, &report);
+    Ok(Exit::from_code(report.exit_code()))
+}
+
+fn table(report: &BackupReport) -> String {
+    let columns = [
+        Column::Left("SOURCE"),
+        Column::Left("SNAPSHOT"),
+        Column::Right("ENTRIES"),
+        Column::Right("BYTES"),
+        Column::Right("NEW"),
+        Column::Right("STORED"),
+        Column::Right("TIME"),
+        Column::Right("PROBLEMS"),
+    ];
+    output::table(&columns, report.backups.iter().map(row))
+}
+
+fn row(backup: &SourceBackup) -> Vec<String> {
+    let Some(id) = backup.snapshot else {
+        return vec![backup.source.clone(), "failed".to_owned()];
+    };
+    vec![
+        backup.source.clone(),
+        id.short(),
+        backup.entries.to_string(),
+        output::size(backup.bytes),
+        output::size(backup.new_bytes),
+        output::size(backup.stored_bytes),
+        output::seconds(backup.seconds),
+        (backup.skips + backup.problems).to_string(),
+    ]
+}
+
+/// What went wrong, source by source, each with what can be done.
+fn tell(session: &Session, report: &BackupReport) {
+    for backup in &report.backups {
+        for note in &backup.notes {
+            session.talk.note(&format!("{}: {note}", backup.source));
+        }
+        for example in &backup.examples {
+            session.talk.warn(&format!("{}: {}", backup.source, output::one_line(example)));
+        }
+        let more = (backup.skips + backup.problems).saturating_sub(backup.examples.len() as u64);
+        if more > 0 {
+            session.talk.warn(&format!("{}: and {more} more", backup.source));
+        }
+        if let Some(error) = &backup.error {
+            let failure = Failure::new(Exit::from_code(backup.exit_code), format!("{}: {error}", backup.source));
+            session.talk.fail(&failure.maybe_hint(backup.hint.clone()));
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! `init`: the repository and the keys that are missing.
+//!
+//! Key files are written before the repository that they open: whatever happens between, no
+//! repository is without its keys, and a second `init` goes on with the keys of the first.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use lifeboat_model::config::{RepositoryConfig, Role, StackConfig};
+use lifeboat_repo::format::Format;
+use lifeboat_repo::join::{Grant, accept_grant};
+use lifeboat_repo::key_test::test_key;
+use lifeboat_repo::keyfile::{KeyFile, MaintainerKey, OwnerKey, WriterKey};
+use lifeboat_repo::{CreateOptions, Creation, Passphrase, RepoError};
+use lifeboat_store::{Store, StoreErrorKind};
+use serde::Serialize;
+
+use super::key::{create_store, decode_grant, key_parent, read_key, write_request};
+use crate::args::InitArgs;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::{self, Column};
+use crate::request;
+use crate::secret::{Asker, new_passphrase};
+use crate::session::{Session, absolute};
+
+/// What `init` found or made.
+#[derive(Debug, Serialize)]
+struct Made {
+    repository: String,
+    /// `repository`, `identity`, `writer`, `maintainer`.
+    what: &'static str,
+    /// Where it is.
+    place: String,
+    /// `made`, `there already`, `asked for`, `accepted`.
+    state: &'static str,
+}
+
+pub(crate) async fn run(session: &Session, args: InitArgs) -> Result<Exit, Failure> {
+    let loaded = session.load()?;
+    for warning in &loaded.warnings {
+        session.talk.warn(warning);
+    }
+    let chosen = chosen(&loaded.config, args.repository.as_deref())?;
+    if chosen.len() > 1 && (args.identity.is_some() || args.grant.is_some()) {
+        return Err(Failure::usage("--identity and --grant are for one repository").hint("add --repository NAME"));
+    }
+    let grace_seconds = request::grace(&args.grace)?.as_secs();
+    let passphrase = new_passphrase(&args.protect)?;
+    let mut made = Vec::new();
+    for repository in chosen {
+        let init = Init { session, config: &loaded.config, repository, args: &args, passphrase: &passphrase, grace_seconds };
+        init.run(&mut made).await?;
+    }
+    if session.json() {
+        output::json("made", &made)?;
+    } else {
+        let columns = [Column::Left("REPOSITORY"), Column::Left("WHAT"), Column::Left("STATE"), Column::Left("PLACE")];
+        let row = |made: &Made| {
+            vec![made.repository.clone(), made.what.to_owned(), made.state.to_owned(), made.place.clone()]
+        };
+        session.talk.note(&output::table(&columns, made.iter().map(row)));
+    }
+    Ok(Exit::Ok)
+}
+
+/// The repository of this name, or all.
+pub(crate) fn chosen<'a>(config: &'a StackConfig, name: Option<&str>) -> Result<Vec<&'a RepositoryConfig>, Failure> {
+    let Some(name) = name else { return Ok(config.repositories.values().collect()) };
+    match config.repositories.get(name) {
+        Some(repository) => Ok(vec![repository]),
+        None => {
+            let known: Vec<&str> = config.repositories.keys().map(String::as_str).collect();
+            Err(Failure::usage(format!("the configuration has no repository {name:?}"))
+                .hint(format!("it has {}", known.join(", "))))
+        }
+    }
+}
+
+struct Init<'a> {
+    session: &'a Session,
+    config: &'a StackConfig,
+    repository: &'a RepositoryConfig,
+    args: &'a InitArgs,
+    passphrase: &'a Option<Passphrase>,
+    grace_seconds: u64,
+}
+
+impl Init<'_> {
+    async fn run(&self, made: &mut Vec<Made>) -> Result<(), Failure> {
+        let store = create_store(self.repository)?;
+        if exists(&store).await? {
+            if self.args.recovery_sheet {
+                return Err(Failure::usage("the repository is there already")
+                    .hint("`lifeboat key export --sheet --identity FILE` prints its recovery sheet"));
+            }
+            self.note(made, "repository", "there already", self.repository.url.to_string());
+            return self.join(&store, made).await;
+        }
+        if self.args.grant.is_some() {
+            return Err(RepoError::NoRepository { store: store.to_string() }.into());
+        }
+        self.create(&store, made).await
+    }
+
+    fn note(&self, made: &mut Vec<Made>, what: &'static str, state: &'static str, place: String) {
+        made.push(Made { repository: self.repository.name.clone(), what, place, state });
+    }
+
+    /// Where the owner's key goes. A host that backs up keeps none by accident.
+    fn identity_place(&self) -> Result<PathBuf, Failure> {
+        match (&self.args.identity, &self.repository.identity_file) {
+            (Some(path), _) => absolute(path),
+            (None, Some(path)) => Ok(path.clone()),
+            (None, None) => {
+                let failure = Failure::usage(format!(
+                    "the new repository {} needs a place for its identity, the key that reads",
+                    self.repository.name
+                ));
+                Err(failure.hint(match self.config.role {
+                    Role::Backup => "--identity FILE: on a USB stick, or anywhere else than on this host",
+                    Role::Restore | Role::Both => "--identity FILE, or identityFile in the configuration",
+                }))
+            }
+        }
+    }
+
+    async fn create(&self, store: &Arc<dyn Store>, made: &mut Vec<Made>) -> Result<(), Failure> {
+        let identity = self.identity_place()?;
+        let options = CreateOptions {
+            now: self.session.talk.clock.now(),
+            grace_seconds: self.grace_seconds,
+            stack: self.config.stack.clone(),
+        };
+        let left = self.left_by_an_earlier_init(&identity)?;
+        let creation = match &left {
+            Left { owner: Some(owner), writer, maintainer } => {
+                Creation::with_keys(options, owner.clone(), writer.clone(), maintainer.clone())
+            }
+            _ => Creation::new(options),
+        };
+        let keys = [
+            ("identity", Some(&identity), KeyFile::Owner(creation.owner.clone()), left.owner.is_some()),
+            ("writer", self.repository.writer_key_file.as_ref(), KeyFile::Writer(creation.writer.clone()), left.writer.is_some()),
+            (
+                "maintainer",
+                self.repository.maintainer_key_file.as_ref(),
+                KeyFile::Maintainer(creation.maintainer.clone()),
+                left.maintainer.is_some(),
+            ),
+        ];
+        for (what, path, key, there) in keys {
+            let Some(path) = path else { continue };
+            if !there {
+                key_parent(path)?;
+                key.write_new(path, if what == "identity" { self.passphrase.as_ref() } else { None })?;
+            }
+            self.note(made, what, if there { "there already" } else { "made" }, path.display().to_string());
+        }
+        creation.put(store).await?;
+        made.insert(0, Made {
+            repository: self.repository.name.clone(),
+            what: "repository",
+            state: "made",
+            place: self.repository.url.to_string(),
+        });
+        test_key(store, &KeyFile::Owner(creation.owner.clone()), None).await?;
+        self.tell_owner(&identity, &creation.owner)
+    }
+
+    fn tell_owner(&self, identity: &Path, owner: &OwnerKey) -> Result<(), Failure> {
+        let url = self.repository.url.to_string();
+        self.session.talk.note(&format!(
+            "The identity in {} is the only key that reads this repository.\n\
+             Copy it to two safe places away from this machine: without it nothing can be restored, by anybody.\n\
+             `lifeboat key test COPY` proves that a copy works.",
+            identity.display()
+        ));
+        if self.config.role == Role::Backup && self.args.identity.is_none() {
+            self.session.talk.warn(&format!("role: backup should hold no identity; take {} off this host", identity.display()));
+        }
+        if self.args.recovery_sheet {
+            let sheet = lifeboat_repo::recovery_sheet::print(owner, &url, self.session.talk.clock.now());
+            output::text(&sheet)?;
+        }
+        Ok(())
+    }
+
+    /// Keys at the configured places of a repository that was never made.
+    fn left_by_an_earlier_init(&self, identity: &Path) -> Result<Left, Failure> {
+        let asker = Asker::new(self.args.protect.passphrase_file.as_ref())?;
+        let read = |path: Option<&PathBuf>| match path.filter(|path| path.exists()) {
+            Some(path) => read_key(path, &asker).map(Some),
+            None => Ok(None),
+        };
+        let foreign = |path: &Path| {
+            Failure::new(Exit::Key, format!("{} is the key of another repository", path.display()))
+                .hint("give another path, or move it away; nothing was changed")
+        };
+        let identity = identity.to_owned();
+        let owner = match read(Some(&identity))? {
+            Some(KeyFile::Owner(owner)) => Some(owner),
+            Some(_) => return Err(foreign(&identity)),
+            None => None,
+        };
+        let home = owner.as_ref().map(|owner| (owner.identity.repository, owner.identity.root));
+        let mut left = Left { owner, writer: None, maintainer: None };
+        for path in [&self.repository.writer_key_file, &self.repository.maintainer_key_file] {
+            match read(path.as_ref())? {
+                Some(key) if Some(key.home()) != home => return Err(foreign(path.as_deref().unwrap_or(Path::new("")))),
+                Some(KeyFile::Writer(key)) => left.writer = Some(key),
+                Some(KeyFile::Maintainer(key)) => left.maintainer = Some(key),
+                Some(_) => return Err(foreign(path.as_deref().unwrap_or(Path::new("")))),
+                None => {}
+            }
+        }
+        Ok(left)
+    }
+
+    /// The repository is there: what is missing here is asked for, and what was granted taken.
+    async fn join(&self, store: &Arc<dyn Store>, made: &mut Vec<Made>) -> Result<(), Failure> {
+        let asker = Asker::new(self.args.protect.passphrase_file.as_ref())?;
+        if let Some(grant) = &self.args.grant {
+            let grant: Grant = decode_grant(grant)?;
+            let path = self.repository.writer_key_file.as_ref().ok_or_else(|| {
+                Failure::usage(format!("the repository {} has no writerKeyFile", self.repository.name))
+            })?;
+            accept_grant(path, &grant)?;
+            self.note(made, "writer", "accepted", path.display().to_string());
+        }
+        let files = [
+            ("identity", self.repository.identity_file.as_ref()),
+            ("writer", self.repository.writer_key_file.as_ref()),
+            ("maintainer", self.repository.maintainer_key_file.as_ref()),
+        ];
+        for (what, path) in files {
+            let Some(path) = path else { continue };
+            if path.exists() {
+                let key = read_key(path, &asker)?;
+                if matches!(key, KeyFile::Pending(_)) {
+                    self.note(made, what, "waits for its grant", path.display().to_string());
+                    continue;
+                }
+                test_key(store, &key, None).await?;
+                self.note(made, what, "there already", path.display().to_string());
+            } else if what == "writer" {
+                let request = write_request(self.session, store, self.config, path, None).await?;
+                self.note(made, what, "asked for", request.display().to_string());
+            } else {
+                self.note(made, what, "missing", path.display().to_string());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Keys that an interrupted `init` wrote.
+struct Left {
+    owner: Option<OwnerKey>,
+    writer: Option<WriterKey>,
+    maintainer: Option<MaintainerKey>,
+}
+
+async fn exists(store: &Arc<dyn Store>) -> Result<bool, Failure> {
+    match store.get(&Format::key(), None).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind == StoreErrorKind::NotFound => Ok(false),
+        Err(error) => Err(RepoError::from(error).into()),
+    }
+}

@@ -1,0 +1,75 @@
+//! `recover`: from a store and an identity alone.
+
+use lifeboat_engine::recover::{RecoverReport, RecoveredStack, bare_config, recover, write_config};
+use lifeboat_model::config::SecretUrl;
+
+use crate::args::RecoverArgs;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output;
+use crate::secret::Asker;
+use crate::session::{Session, absolute};
+
+pub(crate) async fn run(session: &Session, args: RecoverArgs) -> Result<Exit, Failure> {
+    let state_dir = session.state_dir()?;
+    let identity = absolute(&args.identity)?;
+    let config = bare_config(SecretUrl::new(args.url.clone()), &identity, &state_dir);
+    let running = session.begin(config, Asker::new(args.passphrase_file.as_ref())?)?;
+    let mut report = running.done(recover(&running.host()).await)?;
+    if let Some(stack) = &args.stack {
+        let known: Vec<String> = report.stacks.iter().map(|found| found.stack.to_string()).collect();
+        report.stacks.retain(|found| found.stack.as_str() == stack);
+        if report.stacks.is_empty() {
+            return Err(Failure::usage(format!("the repository has no stack {stack:?}"))
+                .hint(format!("it has {}", known.join(", "))));
+        }
+    }
+    if let Some(path) = &args.write_config {
+        let stack = the_stack(&report)?;
+        let yaml = stack.config.as_deref().ok_or_else(|| {
+            Failure::new(Exit::Failed, format!("no snapshot of {} carries a configuration", stack.stack))
+        })?;
+        let repository = config_for_restore(yaml, &args.url, &identity)?;
+        write_config(&repository, path)?;
+        session.talk.note(&format!("wrote {}: a configuration of role restore", path.display()));
+    }
+    show(session, &report)?;
+    Ok(if report.refused.is_empty() { Exit::Ok } else { Exit::Problems })
+}
+
+fn the_stack(report: &RecoverReport) -> Result<&RecoveredStack, Failure> {
+    match report.stacks.as_slice() {
+        [] => Err(Failure::new(Exit::Failed, "the repository holds no snapshot")),
+        [one] => Ok(one),
+        several => {
+            let names: Vec<String> = several.iter().map(|found| found.stack.to_string()).collect();
+            Err(Failure::usage("the repository holds several stacks").hint(format!("add --stack: {}", names.join(", "))))
+        }
+    }
+}
+
+/// The configuration for a machine that only restores: role, store and identity are those that
+/// just worked, whatever the old host had.
+fn config_for_restore(yaml: &str, url: &str, identity: &std::path::Path) -> Result<String, Failure> {
+    Ok(crate::config::for_restore(yaml, url, identity)?)
+}
+
+fn show(session: &Session, report: &RecoverReport) -> Result<(), Failure> {
+    if session.json() {
+        output::json("stacks", &report.stacks)?;
+    } else {
+        for stack in &report.stacks {
+            let all: Vec<_> =
+                stack.sources.values().flatten().map(|summary| (report.repository.as_str(), summary)).collect();
+            output::text(&format!("stack {}", stack.stack))?;
+            output::text(&super::snapshots::table(&all, false, &jiff::tz::TimeZone::UTC))?;
+        }
+        for line in report.stacks.iter().flat_map(|stack| &stack.supply) {
+            session.talk.note(&format!("to supply: {line}"));
+        }
+    }
+    for why in &report.refused {
+        session.talk.warn(&output::one_line(why));
+    }
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! `restore` and `verify`.
+
+use lifeboat_engine::datastore::ServerAccess;
+use lifeboat_engine::restore::{Mode, RestoreAsk, RestoreReport, To};
+use lifeboat_model::config::SecretText;
+use lifeboat_model::restore::RestorePlan;
+use lifeboat_model::target::RestoreOptions;
+
+use crate::args::{RestoreArgs, VerifyArgs};
+use crate::confirm::confirm;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output;
+use crate::request;
+use crate::session::{Running, Session, environment};
+
+pub(crate) async fn restore(session: &Session, args: RestoreArgs) -> Result<Exit, Failure> {
+    let ask = RestoreAsk {
+        snapshot: request::snapshot(&args.what)?.text,
+        from: args.from.clone(),
+        to: request::to(&args.to)?,
+        options: RestoreOptions {
+            only: args.only.clone(),
+            replace: args.replace,
+            rename: request::renames(&args.rename)?,
+            jobs: args.jobs.map_or(0, usize::from),
+        },
+        access: access(),
+    };
+    let running = session.host_with(&args.identity)?;
+    let refused = std::sync::Mutex::new(None);
+    let asking = |plan: &RestorePlan| {
+        show_plan(session, &running, plan);
+        match confirm("Go on?", args.yes || !needs_a_yes(plan)) {
+            Ok(()) => true,
+            Err(failure) => {
+                *refused.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(failure);
+                false
+            }
+        }
+    };
+    let mode = if args.dry_run { Mode::DryRun } else { Mode::Run(&asking) };
+    let done = running.done(lifeboat_engine::restore::restore(&running.host(), &ask, mode).await);
+    let why_not = refused.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+    if let Some(failure) = why_not {
+        return Err(failure);
+    }
+    let report = done?;
+    if session.json() {
+        output::json("restores", &[&report])?;
+    } else if args.dry_run {
+        show_plan(session, &running, &report.plan);
+    } else {
+        output::text(&told(&report))?;
+    }
+    tell_differences(session, &report);
+    Ok(Exit::from_code(report.exit_code()))
+}
+
+pub(crate) async fn verify(session: &Session, args: VerifyArgs) -> Result<Exit, Failure> {
+    let ask = RestoreAsk {
+        snapshot: request::snapshot(&args.what)?.text,
+        from: args.from.clone(),
+        to: request::to(&args.to)?,
+        options: RestoreOptions { only: args.only, rename: request::renames(&args.rename)?, ..Default::default() },
+        access: access(),
+    };
+    let running = session.host_with(&args.identity)?;
+    let report = running.done(lifeboat_engine::restore::verify(&running.host(), &ask).await)?;
+    if session.json() {
+        output::json("verifications", &[&report])?;
+    } else {
+        let verified = &report.verified;
+        output::text(&format!(
+            "{} compared with {}: {} compared, {} differ",
+            report.snapshot, report.to, verified.compared, verified.difference_count
+        ))?;
+        tell_list(session, &verified.differences, verified.difference_count);
+    }
+    Ok(Exit::from_code(report.exit_code()))
+}
+
+/// How to log in to a server that the configuration does not know.
+fn access() -> ServerAccess {
+    ServerAccess {
+        password: environment("PGPASSWORD").map(SecretText::new),
+        passfile: environment("PGPASSFILE").filter(|path| !path.is_empty()).map(Into::into),
+        tools_dir: None,
+    }
+}
+
+/// A restore beside everything that exists needs no question, unless it goes into a server or
+/// home.
+fn needs_a_yes(plan: &RestorePlan) -> bool {
+    plan.destructive || !matches!(plan.to, lifeboat_model::restore::Destination::Dir(_))
+}
+
+/// The plan, to the person who decides.
+fn show_plan(session: &Session, running: &Running, plan: &RestorePlan) {
+    running.pause();
+    if session.json() {
+        return;
+    }
+    let zone = &running.config.time_zone;
+    let mut lines = vec![format!(
+        "restore {} {} of {} to {}",
+        plan.snapshot.group(),
+        plan.snapshot.id.short(),
+        output::time(plan.snapshot.instant(), zone),
+        plan.to
+    )];
+    lines.extend(plan.steps.iter().map(|step| format!("  {}", output::one_line(step))));
+    if plan.replaces_count > 0 {
+        lines.push(format!("  replaces {}:", plan.replaces_count));
+        lines.extend(plan.replaces.iter().take(10).map(|what| format!("    {}", output::one_line(what))));
+        if plan.replaces_count > 10 {
+            lines.push("    ...".to_owned());
+        }
+    }
+    let free = plan.free_bytes.map_or_else(String::new, |free| format!(", {} free", output::size(free)));
+    lines.push(format!("  needs {}{free}", output::size(plan.needed_bytes)));
+    session.talk.note(&lines.join("\n"));
+    for warning in &plan.warnings {
+        session.talk.warn(warning);
+    }
+}
+
+fn told(report: &RestoreReport) -> String {
+    let Some(restored) = &report.restored else { return String::new() };
+    let mut text = format!(
+        "restored {} to {}: {} entries, {}",
+        report.plan.snapshot,
+        report.plan.to,
+        restored.entries,
+        output::size(restored.bytes)
+    );
+    if let Some(verified) = &report.verified {
+        text.push_str(&format!("; {} compared, {} differ", verified.compared, verified.difference_count));
+    }
+    text
+}
+
+fn tell_differences(session: &Session, report: &RestoreReport) {
+    if let Some(restored) = &report.restored {
+        tell_list(session, &restored.problems, restored.problems.len() as u64);
+    }
+    if let Some(verified) = &report.verified {
+        tell_list(session, &verified.differences, verified.difference_count);
+    }
+}
+
+fn tell_list(session: &Session, list: &[String], count: u64) {
+    for what in list.iter().take(100) {
+        session.talk.warn(&output::one_line(what));
+    }
+    if count > 100 {
+        session.talk.warn(&format!("and {} more", count - 100));
+    }
+}

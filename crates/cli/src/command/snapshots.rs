@@ -1,0 +1,89 @@
+//! `snapshots`.
+
+use jiff::tz::TimeZone;
+use lifeboat_engine::listing::{Listing, snapshots};
+use lifeboat_model::SnapshotSummary;
+
+use crate::args::SnapshotsArgs;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::{self, Column};
+use crate::request;
+use crate::session::Session;
+
+pub(crate) async fn run(session: &Session, args: SnapshotsArgs) -> Result<Exit, Failure> {
+    let asked = args.sources.iter().map(|text| request::group(text)).collect::<Result<Vec<_>, _>>()?;
+    let running = session.host_with(&args.identity)?;
+    let listings = running.done(snapshots(&running.host(), args.from.as_deref()).await)?;
+    let shown = |summary: &&SnapshotSummary| asked.is_empty() || asked.iter().any(|group| group.holds(summary));
+    let mut all: Vec<(&str, &SnapshotSummary)> = listings
+        .iter()
+        .flat_map(|listing| listing.snapshots.iter().filter(shown).map(|s| (listing.repository.as_str(), s)))
+        .collect();
+    all.sort_by_key(|(_, summary)| (summary.instant(), summary.time, summary.id));
+    if session.json() {
+        output::json("snapshots", &all.iter().map(|(_, summary)| *summary).collect::<Vec<_>>())?;
+    } else {
+        output::text(&table(&all, listings.len() > 1, &running.config.time_zone))?;
+    }
+    Ok(tell_refused(session, &listings))
+}
+
+/// Root objects that do not count are never passed over in silence.
+fn tell_refused(session: &Session, listings: &[Listing]) -> Exit {
+    let refused: Vec<String> = listings
+        .iter()
+        .flat_map(|listing| listing.refused.iter().map(|why| format!("{}: {why}", listing.repository)))
+        .collect();
+    for why in &refused {
+        session.talk.warn(&output::one_line(why));
+    }
+    if refused.is_empty() { Exit::Ok } else { Exit::Problems }
+}
+
+/// A table of snapshots, oldest first.
+pub(crate) fn table(all: &[(&str, &SnapshotSummary)], with_repository: bool, zone: &TimeZone) -> String {
+    let mut columns = vec![
+        Column::Left("ID"),
+        Column::Left("SOURCE"),
+        Column::Left("RECOVERY POINT"),
+        Column::Left("LABEL"),
+        Column::Right("BYTES"),
+        Column::Right("NEW"),
+        Column::Right("PROBLEMS"),
+        Column::Left("NOTES"),
+    ];
+    if with_repository {
+        columns.push(Column::Left("REPOSITORY"));
+    }
+    let rows = all.iter().map(|(repository, summary)| {
+        let mut row = vec![
+            summary.id.short(),
+            summary.group(),
+            output::time(summary.instant(), zone),
+            summary.label.clone().unwrap_or_default(),
+            output::maybe_size(summary.bytes),
+            output::maybe_size(summary.new_bytes),
+            summary.problems.map_or_else(|| "?".to_owned(), |count| count.to_string()),
+            notes(summary),
+        ];
+        if with_repository {
+            row.push((*repository).to_owned());
+        }
+        row
+    });
+    if all.is_empty() { "no snapshots".to_owned() } else { output::table(&columns, rows) }
+}
+
+fn notes(summary: &SnapshotSummary) -> String {
+    let mut notes = Vec::new();
+    match summary.held.as_deref() {
+        Some("") => notes.push("held".to_owned()),
+        Some(why) => notes.push(format!("held: {why}")),
+        None => {}
+    }
+    if summary.clock_drift {
+        notes.push("clocks differ".to_owned());
+    }
+    notes.join(", ")
+}
