@@ -128,6 +128,11 @@ pub(crate) fn time(time: Timestamp, zone: &TimeZone) -> String {
     time.to_zoned(zone.clone()).strftime("%F %T %:z").to_string()
 }
 
+/// [`duration`] of seconds.
+pub(crate) fn seconds(seconds: f64) -> String {
+    duration(std::time::Duration::try_from_secs_f64(seconds).unwrap_or_default())
+}
+
 /// A duration for people, such as `1 h 04 min`, `2 min 10 s`, `3.2 s`.
 pub(crate) fn duration(duration: std::time::Duration) -> String {
     let seconds = duration.as_secs();

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use lifeboat_model::EntryPath;
+use lifeboat_engine::restore::To;
 use lifeboat_model::config::SecretUrl;
 use lifeboat_model::snapshot::SnapshotRef;
+use lifeboat_model::{EntryPath, SnapshotSummary, SourceName, StackName};
 
 use crate::failure::Failure;
 
@@ -70,15 +71,39 @@ pub(crate) fn snapshot(text: &str) -> Result<SnapshotRef, Failure> {
     SnapshotRef::parse(text).map_err(|bad| Failure::from(lifeboat_engine::JobError::from(bad)))
 }
 
-/// Where a restore goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum To {
-    Origin,
-    Directory(std::path::PathBuf),
-    Server(SecretUrl),
+/// Reads names of sources.
+pub(crate) fn sources(names: &[String]) -> Result<Vec<SourceName>, Failure> {
+    names.iter().map(|name| SourceName::new(name).map_err(|bad| Failure::usage(bad.to_string()))).collect()
 }
 
-/// Reads `DIR|URL|origin`. A directory of the name `origin` is `./origin`.
+/// A source, perhaps of one stack: `[STACK/]SOURCE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Group {
+    stack: Option<StackName>,
+    source: SourceName,
+}
+
+impl Group {
+    /// Whether the snapshot is of this source.
+    pub(crate) fn holds(&self, snapshot: &SnapshotSummary) -> bool {
+        snapshot.source.as_ref() == Some(&self.source) && (self.stack.is_none() || snapshot.stack == self.stack)
+    }
+}
+
+/// Reads `[STACK/]SOURCE`.
+pub(crate) fn group(text: &str) -> Result<Group, Failure> {
+    let (stack, source) = match text.split_once('/') {
+        Some((stack, source)) => (Some(stack), source),
+        None => (None, text),
+    };
+    let bad = |bad: lifeboat_model::id::BadName| Failure::usage(bad.to_string());
+    Ok(Group {
+        stack: stack.map(StackName::new).transpose().map_err(bad)?,
+        source: SourceName::new(source).map_err(bad)?,
+    })
+}
+
+/// Reads where a restore goes: `DIR|URL|origin`. A directory of the name `origin` is `./origin`.
 pub(crate) fn to(text: &str) -> Result<To, Failure> {
     if text == "origin" {
         return Ok(To::Origin);
@@ -93,7 +118,7 @@ pub(crate) fn to(text: &str) -> Result<To, Failure> {
     if text.is_empty() {
         return Err(Failure::usage("--to is empty"));
     }
-    std::path::absolute(text).map(To::Directory).map_err(|error| Failure::of(crate::exit::Exit::Usage, &error))
+    std::path::absolute(text).map(To::Dir).map_err(|error| Failure::of(crate::exit::Exit::Usage, &error))
 }
 
 /// Reads `OLD=NEW` pairs.
@@ -165,7 +190,7 @@ mod tests {
     #[test]
     fn a_destination_is_origin_a_url_or_a_directory() {
         assert_eq!(to("origin").expect("origin"), To::Origin);
-        assert!(matches!(to("./origin"), Ok(To::Directory(dir)) if dir.is_absolute() && dir.ends_with("origin")));
+        assert!(matches!(to("./origin"), Ok(To::Dir(dir)) if dir.is_absolute() && dir.ends_with("origin")));
         assert!(matches!(to("postgres://admin@h/"), Ok(To::Server(_))));
         let refused = to("postgres://admin:sesame@h/").expect_err("a password");
         assert!(!refused.to_string().contains("sesame"));

@@ -72,6 +72,14 @@ impl Session {
         Ok(config::load(&path, state_dir, &environment)?)
     }
 
+    /// Where the state is when no configuration says so.
+    pub(crate) fn state_dir(&self) -> Result<PathBuf, Failure> {
+        match &self.globals.state_dir {
+            Some(dir) => absolute(dir),
+            None => usual_state_dir(),
+        }
+    }
+
     /// What a job needs. Removes what killed commands left in the scratch directory.
     pub(crate) fn begin(&self, config: StackConfig, asker: Asker) -> Result<Running, Failure> {
         lifeboat_wire::fs::create_dir_durable(&config.state_dir, 0o700).map_err(|error| {

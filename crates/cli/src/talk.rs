@@ -48,6 +48,17 @@ impl Talk {
         self.line(Level::Warn, text, &format!("warning: {text}"));
     }
 
+    /// Damage that was found, with what it hits.
+    pub(crate) fn bad(&self, what: &str, hits: &[String]) {
+        if self.json {
+            let object = json!({ "level": "error", "time": self.clock.now().to_string(), "error": what, "hits": hits });
+            self.write(&object.to_string());
+        } else {
+            let hits = hits.iter().map(|hit| format!("\n  hits {}", crate::output::one_line(hit))).collect::<String>();
+            self.write(&format!("error: {what}{hits}"));
+        }
+    }
+
     /// Why the command fails: once, at its end.
     pub(crate) fn fail(&self, failure: &Failure) {
         if self.json {

@@ -153,10 +153,10 @@ async fn add(session: &Session, config: &StackConfig, args: KeyAddArgs) -> Resul
             let writer = roster.writers.iter().filter(|writer| id(writer.verify).starts_with(prefix.as_str()));
             DomainChoice::Join(only(writer, prefix)?.domain)
         }
-        None => DomainChoice::Own,
+        None => DomainChoice::New,
     };
     confirm("Add it?", args.yes)?;
-    let (grant, changed) = owner(session, &store, &key).add_writer(&request, domain, None).await?;
+    let (grant, changed) = owner(session, &store, &key).add_writer(&request, domain, std::slice::from_ref(&request.wish)).await?;
     warn(session, &changed);
     let path = args.grant.unwrap_or_else(|| beside(&args.request, "grant"));
     write_text(&path, &grant.encode())?;
@@ -274,7 +274,7 @@ pub(crate) async fn write_request(
     request: Option<&Path>,
 ) -> Result<PathBuf, Failure> {
     let path = request.map_or_else(|| beside(out, "request"), Path::to_owned);
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
     let wish = Scope { stack: config.stack.clone(), sources: Vec::new() };
     let (pending, request) = request_writer(store, &host, wish).await?;
     key_parent(out)?;

@@ -59,8 +59,9 @@ fn show(session: &Session, report: &RecoverReport) -> Result<(), Failure> {
         output::json("stacks", &report.stacks)?;
     } else {
         for stack in &report.stacks {
-            let all: Vec<_> =
+            let mut all: Vec<_> =
                 stack.sources.values().flatten().map(|summary| (report.repository.as_str(), summary)).collect();
+            all.sort_by_key(|(_, summary)| (summary.instant(), summary.id));
             output::text(&format!("stack {}", stack.stack))?;
             output::text(&super::snapshots::table(&all, false, &jiff::tz::TimeZone::UTC))?;
         }

@@ -16,7 +16,7 @@ use crate::session::{Running, Session, environment};
 
 pub(crate) async fn restore(session: &Session, args: RestoreArgs) -> Result<Exit, Failure> {
     let ask = RestoreAsk {
-        snapshot: request::snapshot(&args.what)?.text,
+        snapshot: request::snapshot(&args.what)?,
         from: args.from.clone(),
         to: request::to(&args.to)?,
         options: RestoreOptions {
@@ -59,7 +59,7 @@ pub(crate) async fn restore(session: &Session, args: RestoreArgs) -> Result<Exit
 
 pub(crate) async fn verify(session: &Session, args: VerifyArgs) -> Result<Exit, Failure> {
     let ask = RestoreAsk {
-        snapshot: request::snapshot(&args.what)?.text,
+        snapshot: request::snapshot(&args.what)?,
         from: args.from.clone(),
         to: request::to(&args.to)?,
         options: RestoreOptions { only: args.only, rename: request::renames(&args.rename)?, ..Default::default() },

@@ -47,6 +47,28 @@ pub(crate) fn to_yaml(value: &impl serde::Serialize) -> Result<String, ConfigErr
     yaml::write(value).map_err(|fault| ConfigError::bad(Path::new("standard output"), "", fault))
 }
 
+/// The configuration that a snapshot carries, for a machine that only restores: its role, and the
+/// store and identity that were just used in place of those of the old host.
+pub(crate) fn for_restore(text: &str, url: &str, identity: &Path) -> Result<String, ConfigError> {
+    let bad = |fault| ConfigError::bad(Path::new("the snapshot's configuration"), text, fault);
+    let mut tree = yaml::parse(text).map_err(bad)?;
+    tree.set("role", "restore");
+    let escape = |text: &str| text.replace('$', "$$");
+    if let Some(repositories) = tree.get_mut("repositories") {
+        let one = repositories.children().count() == 1;
+        for repository in repositories.children() {
+            for key in ["writerKeyFile", "maintainerKeyFile", "identityFile"] {
+                repository.remove(key);
+            }
+            if one || repository.text("url") == Some(url) {
+                repository.set("url", &escape(url));
+                repository.set("identityFile", &escape(&identity.to_string_lossy()));
+            }
+        }
+    }
+    yaml::write(&tree).map_err(bad)
+}
+
 fn parse(text: &str, around: &Surroundings<'_>) -> Result<StackConfig, fault::Fault> {
     let mut tree = yaml::parse(text)?;
     let portable = portable::portable(&tree, around.environment)?;

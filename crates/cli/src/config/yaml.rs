@@ -41,6 +41,49 @@ pub(crate) struct Key {
     pub(crate) name: String,
 }
 
+impl Node {
+    /// What stands under a key of a map.
+    pub(crate) fn get_mut(&mut self, key: &str) -> Option<&mut Self> {
+        let Value::Map(map) = &mut self.value else { return None };
+        map.iter_mut().find(|(found, _)| found.name == key).map(|(_, value)| value)
+    }
+
+    /// The values of a map.
+    pub(crate) fn children(&mut self) -> impl Iterator<Item = &mut Self> {
+        let map = match &mut self.value {
+            Value::Map(map) => map.as_mut_slice(),
+            _ => &mut [],
+        };
+        map.iter_mut().map(|(_, value)| value)
+    }
+
+    /// The text under a key, as it was written.
+    pub(crate) fn text(&mut self, key: &str) -> Option<&str> {
+        match &self.get_mut(key)?.value {
+            Value::Text(text) => Some(&text.raw),
+            _ => None,
+        }
+    }
+
+    /// Puts a text under a key, in place of what is there.
+    pub(crate) fn set(&mut self, key: &str, raw: &str) {
+        let place = self.place;
+        let value = Value::Text(Text { raw: raw.to_owned(), resolved: raw.to_owned() });
+        if let Some(there) = self.get_mut(key) {
+            there.value = value;
+        } else if let Value::Map(map) = &mut self.value {
+            map.push((Key { place, name: key.to_owned() }, Self { place, value }));
+        }
+    }
+
+    /// Takes a key out of a map.
+    pub(crate) fn remove(&mut self, key: &str) {
+        if let Value::Map(map) = &mut self.value {
+            map.retain(|(found, _)| found.name != key);
+        }
+    }
+}
+
 /// Deeper configurations than this are refused; ours needs six.
 const DEPTH_MAX: usize = 32;
 

@@ -1,0 +1,181 @@
+//! `check`, `forget`, `hold`, `prune`.
+
+use std::sync::Mutex;
+
+use lifeboat_engine::forget::{ForgetReport, ForgetRequest};
+use lifeboat_engine::snapshot::Word;
+use lifeboat_engine::upkeep::{CheckReport, PruneReport};
+
+use crate::args::{CheckArgs, ForgetArgs, HoldArgs, PruneArgs};
+use crate::confirm::confirm;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::output::{self, Column};
+use crate::request;
+use crate::session::Session;
+
+pub(crate) async fn check(session: &Session, args: CheckArgs) -> Result<Exit, Failure> {
+    let running = session.host_with(&args.identity)?;
+    let done = lifeboat_engine::upkeep::check(&running.host(), args.from.as_deref(), args.read_data).await;
+    let reports = running.done(done)?;
+    if session.json() {
+        output::json("checks", &reports)?;
+    } else {
+        output::text(&reports.iter().map(checked).collect::<Vec<_>>().join("\n"))?;
+    }
+    for report in &reports {
+        for note in &report.notes {
+            session.talk.warn(&format!("{}: {}", report.repository, output::one_line(note)));
+        }
+        for finding in &report.errors {
+            let what = format!("{}: {}: {}", report.repository, finding.object, finding.what);
+            session.talk.bad(&output::one_line(&what), &finding.entries);
+        }
+    }
+    let code = reports.iter().map(CheckReport::exit_code).max().unwrap_or_default();
+    Ok(Exit::from_code(code))
+}
+
+fn checked(report: &CheckReport) -> String {
+    let verdict = match report.errors.len() {
+        0 => "whole".to_owned(),
+        count => format!("{count} damaged"),
+    };
+    format!(
+        "{}: {verdict}; {} objects, {} read, {} snapshots",
+        report.repository,
+        report.objects,
+        output::size(report.bytes_read),
+        report.snapshots
+    )
+}
+
+pub(crate) async fn forget(session: &Session, args: ForgetArgs) -> Result<Exit, Failure> {
+    let asked = ForgetRequest { repository: None, sources: request::sources(&args.sources)?, dry_run: args.dry_run };
+    let running = session.host()?;
+    let refused = Mutex::new(None);
+    let zone = running.config.time_zone.clone();
+    let asking = |report: &ForgetReport| {
+        running.pause();
+        if !session.json() {
+            session.talk.note(&plan(report, &zone));
+        }
+        let question = format!("Forget {} snapshots of {}?", report.forget_count, report.repository);
+        confirm(&question, args.yes)
+            .map_err(|failure| *refused.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(failure))
+            .is_ok()
+    };
+    let done = running.done(lifeboat_engine::forget::forget(&running.host(), &asked, &asking).await);
+    let why_not = refused.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+    if let Some(failure) = why_not {
+        return Err(failure);
+    }
+    let reports = done?;
+    if session.json() {
+        output::json("forgets", &reports)?;
+        return Ok(Exit::Ok);
+    }
+    for report in &reports {
+        if args.dry_run || report.forget_count == 0 {
+            output::text(&plan(report, &zone))?;
+        }
+        let verb = if args.dry_run { "would forget" } else { "forgot" };
+        output::text(&format!("{}: {verb} {} snapshots", report.repository, report.forget_count))?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// Every snapshot with its verdict and the reasons for it.
+fn plan(report: &ForgetReport, zone: &jiff::tz::TimeZone) -> String {
+    let columns = [
+        Column::Left("VERDICT"),
+        Column::Left("ID"),
+        Column::Left("SOURCE"),
+        Column::Left("RECOVERY POINT"),
+        Column::Left("LABEL"),
+        Column::Left("WHY"),
+    ];
+    let rows = report.groups.iter().flat_map(|group| {
+        group.verdicts.iter().map(|judged| {
+            let mut why = judged.reasons.clone();
+            why.extend(judged.suspicion.clone());
+            vec![
+                if judged.keep { "keep" } else { "forget" }.to_owned(),
+                judged.snapshot.id.short(),
+                group.source.clone(),
+                output::time(judged.snapshot.instant(), zone),
+                judged.snapshot.label.clone().unwrap_or_default(),
+                if why.is_empty() { format!("not kept by: {}", group.policy) } else { why.join(", ") },
+            ]
+        })
+    });
+    let mut text = output::table(&columns, rows);
+    for left in &report.untouched {
+        text.push_str(&format!("\n{} ({} snapshots) is left alone: {}", left.source, left.count, left.why));
+    }
+    text
+}
+
+pub(crate) async fn hold(session: &Session, args: HoldArgs) -> Result<Exit, Failure> {
+    let asked = [request::snapshot(&args.what)?];
+    let running = session.host()?;
+    let word = if args.release {
+        Word::Release(String::new())
+    } else {
+        Word::Hold(args.reason.clone().unwrap_or_default())
+    };
+    let done = lifeboat_engine::snapshot::hold(&running.host(), &asked, args.from.as_deref(), &word).await;
+    let reports = running.done(done)?;
+    if session.json() {
+        output::json("holds", &reports)?;
+    } else {
+        let verb = if args.release { "released" } else { "holds" };
+        let lines: Vec<String> = reports.iter().map(|report| format!("{verb} {}", report.snapshot)).collect();
+        output::text(&lines.join("\n"))?;
+    }
+    Ok(Exit::Ok)
+}
+
+pub(crate) async fn prune(session: &Session, args: PruneArgs) -> Result<Exit, Failure> {
+    let running = session.host()?;
+    if !args.dry_run && !args.yes {
+        let plans = lifeboat_engine::upkeep::prune(&running.host(), args.from.as_deref(), true).await;
+        let plans = running.done(plans)?;
+        session.talk.note(&plans.iter().map(pruned).collect::<Vec<_>>().join("\n"));
+        confirm("Prune?", false)?;
+    }
+    let done = lifeboat_engine::upkeep::prune(&running.host(), args.from.as_deref(), args.dry_run).await;
+    let reports = running.done(done)?;
+    if session.json() {
+        output::json("prunes", &reports)?;
+    } else {
+        output::text(&reports.iter().map(pruned).collect::<Vec<_>>().join("\n"))?;
+    }
+    let mut exit = Exit::Ok;
+    for report in &reports {
+        for what in report.problems.iter().chain(&report.refused) {
+            session.talk.warn(&format!("{}: {}", report.repository, output::one_line(what)));
+            exit = Exit::Problems;
+        }
+    }
+    Ok(exit)
+}
+
+fn pruned(report: &PruneReport) -> String {
+    let would = if report.dry_run { "would have " } else { "" };
+    let mut lines = vec![format!(
+        "{}: {would}deleted {} objects ({}), marked {} packs ({}), repacked {} packs ({} written)",
+        report.repository,
+        report.deleted_objects,
+        output::size(report.deleted_bytes),
+        report.marked_packs,
+        output::size(report.marked_bytes),
+        report.repacked_packs,
+        output::size(report.written_bytes),
+    )];
+    if let Some(when) = &report.can_go_at {
+        lines.push(format!("  what is marked may go after {when}"));
+    }
+    lines.extend(report.waits.iter().map(|why| format!("  waits: {why}")));
+    lines.join("\n")
+}
