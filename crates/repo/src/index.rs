@@ -11,7 +11,7 @@ use crate::crypt::SignKey;
 use crate::object::{Envelope, IndexKey, ObjectError, ObjectType};
 use crate::pack::record::records;
 use crate::pack::trailer::{origins, origins_field};
-use crate::pack::{FinishedPack, PackId, PackKind, RECORD_BYTES, Record};
+use crate::pack::{FinishedPack, Origin, PackId, PackKind, RECORD_BYTES, Record};
 use crate::sealed::{self, Signed};
 
 mod location;
@@ -175,7 +175,13 @@ impl IndexBuilder {
     /// Whether `pack` would not fit any more: finish this one first.
     #[must_use]
     pub fn is_full_for(&self, pack: &FinishedPack) -> bool {
-        self.records() + pack.records.len() > INDEX_RECORDS_MAX || self.object.packs.len() == INDEX_PACKS_MAX
+        !self.has_room_for(pack.records.len())
+    }
+
+    /// Whether one more pack with so many records fits.
+    #[must_use]
+    pub fn has_room_for(&self, records: usize) -> bool {
+        self.records() + records <= INDEX_RECORDS_MAX && self.object.packs.len() < INDEX_PACKS_MAX
     }
 
     /// Adds a pack that is in the store.
@@ -183,12 +189,20 @@ impl IndexBuilder {
     /// # Panics
     /// Where [`IndexBuilder::is_full_for`] said so.
     pub fn add(&mut self, pack: &FinishedPack) {
-        assert!(!self.is_full_for(pack), "the index is full");
+        let named = IndexPack { hash: pack.hash, bytes: pack.bytes.len() as u64, kind: pack.kind };
+        self.add_pack(named, &pack.origins, &pack.records);
+    }
+
+    /// Adds a pack that is in the store; [`Record::origin`] counts in `origins`.
+    ///
+    /// # Panics
+    /// Where [`IndexBuilder::has_room_for`] denied it.
+    pub fn add_pack(&mut self, pack: IndexPack, origins: &[Origin], records: &[Record]) {
+        assert!(self.has_room_for(records.len()), "the index is full");
         let object = &mut self.object;
         let number = u16::try_from(object.packs.len()).expect("it is not full");
-        object.packs.push(IndexPack { hash: pack.hash, bytes: pack.bytes.len() as u64, kind: pack.kind });
-        let origins: Vec<u32> = pack
-            .origins
+        object.packs.push(pack);
+        let origins: Vec<u32> = origins
             .iter()
             .map(|origin| {
                 let envelope = *self.envelopes.entry(origin.envelope.clone()).or_insert_with(|| {
@@ -201,7 +215,7 @@ impl IndexBuilder {
                 })
             })
             .collect();
-        for record in &pack.records {
+        for record in records {
             object.records.push(Record { pack: number, origin: origins[record.origin as usize], ..*record });
         }
     }

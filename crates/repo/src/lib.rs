@@ -54,8 +54,18 @@ mod spill;
 mod tree;
 pub mod writer;
 
+// Upkeep: what nobody needs, and what is damaged.
+pub mod forget;
+mod inventory;
+pub mod prune;
+mod refs;
+mod scan;
+
 #[cfg(test)]
 mod hand;
+#[cfg(test)]
+mod tiny;
+
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 

@@ -20,6 +20,7 @@ mod verdicts;
 
 pub use chain::{ChainFinding, Trouble};
 use verdicts::Verdicts;
+pub(crate) use verdicts::void_counts;
 
 /// The part of a root's body that a list shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,7 +164,7 @@ pub(crate) async fn list(
     roots.await?;
     refuse_after_removal(access, &mut found, &mut out.refused);
     let verdicts = Verdicts::load(store, access, local, &mut out.refused).await?;
-    let grace_seconds = i64::try_from(access.roster.grace_seconds).unwrap_or(i64::MAX);
+    let grace_seconds = access.roster.grace_seconds;
     out.snapshots = found.into_iter().map(|(root, at)| verdicts.apply(root, at, grace_seconds)).collect();
     out.snapshots.sort_by_key(|info| (info.dated(), info.header.sequence, info.id));
     out.findings = chain::examine(&out, &verdicts, remembered);

@@ -63,13 +63,13 @@ impl Verdicts {
         self.forgets.contains_key(id)
     }
 
-    pub(super) fn apply(&self, root: Root, stored_at: Timestamp, grace_seconds: i64) -> SnapshotInfo {
+    pub(super) fn apply(&self, root: Root, stored_at: Timestamp, grace_seconds: u64) -> SnapshotInfo {
         let void = self
             .voids
             .get(&root.id)
             .into_iter()
             .flatten()
-            .find(|void| void_counts(void, &root, stored_at, grace_seconds));
+            .find(|void| void_counts((void.role, void.signer, void.stored_at), &root, stored_at, grace_seconds));
         let hold = self.holds.get(&root.id).filter(|hold| !hold.release);
         SnapshotInfo {
             id: root.id,
@@ -87,11 +87,17 @@ impl Verdicts {
 
 /// A writer voids only its own roots, and only while it seals them: a key that was stolen later must
 /// not make history vanish. Times are the store's.
-fn void_counts(void: &VoidFacts, root: &Root, stored_at: Timestamp, grace_seconds: i64) -> bool {
-    match void.role {
+pub(crate) fn void_counts(
+    (role, signer, voided_at): (Role, VerifyKey, Timestamp),
+    root: &Root,
+    stored_at: Timestamp,
+    grace_seconds: u64,
+) -> bool {
+    match role {
         Role::Maintainer | Role::Identity => true,
         Role::Writer | Role::RemovedWriter => {
-            void.signer == root.writer && void.stored_at.as_second() - stored_at.as_second() <= grace_seconds
+            let grace_seconds = i64::try_from(grace_seconds).unwrap_or(i64::MAX);
+            signer == root.writer && voided_at.as_second() - stored_at.as_second() <= grace_seconds
         }
     }
 }
