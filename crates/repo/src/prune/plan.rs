@@ -265,7 +265,7 @@ pub fn plan(view: &View, options: &PruneOptions) -> Plan {
             waits => plan.waits.extend(waits),
         }
     }
-    new_mark(view, options, &mut plan);
+    new_mark(view, *options, &mut plan);
     plan
 }
 
@@ -417,7 +417,7 @@ fn has_work_left(view: &View, mark: &MarkFacts) -> bool {
 }
 
 /// What goes into a new mark.
-fn new_mark(view: &View, options: &PruneOptions, plan: &mut Plan) {
+fn new_mark(view: &View, options: PruneOptions, plan: &mut Plan) {
     let marked: BTreeSet<_> = view.marks.iter().flat_map(|mark| mark.packs.iter().map(|(_, hash)| *hash)).collect();
     for pack in view.packs.iter().filter(|pack| view.is_settled(pack.stored_at) && !marked.contains(&pack.hash)) {
         let waste = pack.record_bytes.saturating_sub(pack.live_bytes);

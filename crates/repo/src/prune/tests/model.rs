@@ -3,17 +3,21 @@
 
 use std::collections::BTreeMap;
 
+use lifeboat_model::ChunkId;
 use lifeboat_testkit::crash::{CrashStore, InFlight};
 use lifeboat_testkit::mixed::Numbers;
 use lifeboat_testkit::stale::StaleStore;
 
 use super::*;
 
+/// A run with its content and, once that was added, its top pages.
+type OpenRun = (Option<TinyRun>, Files, Option<(ChunkId, ChunkId)>);
+
 struct Model {
     house: House,
     store: Arc<dyn Store>,
     random: Numbers,
-    runs: Vec<(Option<TinyRun>, Files, Option<(lifeboat_model::ChunkId, lifeboat_model::ChunkId)>)>,
+    runs: Vec<OpenRun>,
     chains: Vec<Chain>,
     sealed: BTreeMap<SnapshotId, Files>,
     sealed_count: usize,
