@@ -274,3 +274,49 @@ async fn an_empty_snapshot_has_no_entries() {
     assert!(reader.entry(&path("a")).await.expect("looked up").is_none());
     reader.preflight(None).await.expect("nothing is needed");
 }
+
+/// A snapshot that the real writer made: many small files, and a large one with a hole.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_writer_stored_is_read_back_byte_for_byte() {
+    use lifeboat_model::flow::{Body, EntrySink};
+    let hand = Hand::new().await;
+    let scratch = hand.cache.path().join("scratch");
+    std::fs::create_dir_all(&scratch).expect("made");
+    let head = crate::writer::SnapshotHead {
+        stack: crate::testing::TestRepository::stack(),
+        source: lifeboat_model::SourceName::new("documents").expect("a name"),
+        kind: "files".into(),
+        label: None,
+        config: "stack: test\n".into(),
+        stack_run: None,
+    };
+    let context = lifeboat_testkit::context::run_context(&scratch);
+    let options = crate::writer::WriteOptions::default();
+    let writer = hand.open(&hand.test.writer).await.writer(head, options, context).await.expect("a run");
+    let meta = lifeboat_model::EntryMeta::new(lifeboat_model::EntryKind::File);
+    let name = |number: usize| format!("d{}/f{number}", number % 7);
+    for number in 0..1500usize {
+        let body = Body::Bytes(number.to_string().repeat(number % 50).into());
+        writer.put(&path(&name(number)), &meta, None, body).await.expect("stored");
+    }
+    let large = noise(1, 30 << 20);
+    for (at, part) in large.chunks(1 << 20).enumerate() {
+        let body = Body::Bytes(part.to_vec().into());
+        writer.put(&path(&format!("large/{at:02}")), &meta, None, body).await.expect("stored");
+    }
+    let point = hand.body(None).recovery_point;
+    let sealed = writer.seal(point).await.expect("sealed");
+    let repository = hand.open(&hand.test.identity).await;
+    assert_eq!(repository.snapshots(&[]).await.expect("listed").snapshots[0].id, sealed.id);
+    let reader = repository.reader(&sealed.id).await.expect("a reader");
+    assert_eq!(walk(&reader, None).await.len(), 1530);
+    assert_eq!(walk(&reader, Some("d3")).await.len(), (0..1500).filter(|number| number % 7 == 3).count());
+    for number in (0..1500usize).step_by(13) {
+        let content = read(&reader, &name(number)).await.expect("read");
+        assert_eq!(content, number.to_string().repeat(number % 50).into_bytes(), "{}", name(number));
+    }
+    for (at, part) in large.chunks(1 << 20).enumerate() {
+        assert_eq!(read(&reader, &format!("large/{at:02}")).await.expect("read"), part);
+    }
+    reader.preflight(None).await.expect("all is there");
+}

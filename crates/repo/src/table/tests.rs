@@ -143,3 +143,34 @@ proptest! {
         prop_assert_eq!(merged, expected);
     }
 }
+
+/// Resident memory of this process in bytes.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("read");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a line");
+    line.split_whitespace().nth(1).expect("a number").parse::<u64>().expect("a number") << 10
+}
+
+#[test]
+#[ignore = "writes 600 MB; run by itself with --ignored"]
+fn ten_million_rows_cost_less_than_20_mib() {
+    const ROWS: u64 = 10_000_000;
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("t");
+    let key_of = |number: u64| {
+        let mut key = key(number);
+        key[..8].copy_from_slice(&(number * (u64::MAX / ROWS)).to_be_bytes());
+        key
+    };
+    let mut out = TableWriter::create(&path, 26, ROWS).expect("created");
+    for number in 0..ROWS {
+        out.push(&key_of(number), &[7; 26]).expect("written");
+    }
+    drop(out.finish(b"").expect("finished"));
+    let before = resident();
+    let table = Table::open(&path, 26).expect("opened");
+    let found = (0..ROWS).step_by(101).filter(|number| table.contains(&key_of(*number)).expect("looked up")).count();
+    assert_eq!(found as u64, ROWS.div_ceil(101));
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 20 << 20, "{grown} bytes");
+}
