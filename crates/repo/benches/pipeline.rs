@@ -2,9 +2,15 @@
 //! memory the writer takes. `cargo bench -p lifeboat-repo --bench pipeline --features testing`.
 //!
 //! Packs are dropped as soon as they are put, so that neither disk nor memory of a store counts.
+//!
+//! Measured on 2 virtual cores under a load of 12, development profile (this crate at opt-level 1), so
+//! only ratios mean something: rows 89 MB/s as a stream and 122 as rows, as fast as the bare steps; noise
+//! 176, 61 % of them; 300,000 small files 54,320 puts/s, 35,140/s with seal, 18,785/s kept unchanged with
+//! begin and seal, at a peak of 127 MiB. Rows compress 3.52 times in chunks of 256 KiB and 3.49 times in
+//! chunks of 64 KiB: the short chunks of dumps cost 1 %.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints what it measured")]
-#![expect(missing_docs, reason = "the module says it all")]
+#![expect(clippy::cast_precision_loss, reason = "rates for people")]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -38,7 +44,7 @@ fn rows() -> Bytes {
         let mut bytes = [0; 24];
         random.fill(&mut bytes);
         number += u64::from(bytes[0] % 3) + 1;
-        let uuid = hex_of(&bytes[..16]);
+        let uuid = hex::encode(&bytes[..16]);
         let day = bytes[16] % 28 + 1;
         out.extend_from_slice(
             format!("{number}\t{uuid}\t2026-{:02}-{day:02} 03:{:02}:11+00\t", day % 12 + 1, bytes[17] % 60).as_bytes(),
@@ -53,8 +59,9 @@ fn rows() -> Bytes {
     out.into()
 }
 
-fn hex_of(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+/// The time since `began` of the same clock.
+fn since(began: Duration) -> Duration {
+    SystemClock.monotonic().saturating_sub(began)
 }
 
 fn noise(seed: u8) -> Bytes {
@@ -146,7 +153,7 @@ fn bare(sample: &Bytes, shape: Shape, threads: usize) -> (Duration, usize) {
         let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         running.into_iter().map(|thread| thread.join().expect("joined")).sum::<usize>()
     });
-    (SystemClock.monotonic() - began, stored / threads)
+    (since(began), stored / threads)
 }
 
 struct Host {
@@ -219,7 +226,7 @@ async fn written(sample: &Bytes, shape: Shape, streams: usize) -> (Duration, Sea
     futures::stream::iter(puts).for_each_concurrent(None, |put| async { put.await.expect("put") }).await;
     let writer = Arc::into_inner(writer).expect("the only one");
     let sealed = writer.seal(point()).await.expect("sealed");
-    (SystemClock.monotonic() - began, sealed)
+    (since(began), sealed)
 }
 
 /// Small files, each with content of its own, from several tasks.
@@ -242,9 +249,9 @@ async fn small_files(count: usize, tasks: usize) {
     for task in work.collect::<Vec<_>>() {
         task.await.expect("done");
     }
-    let put = SystemClock.monotonic() - began;
+    let put = since(began);
     let sealed = Arc::into_inner(writer).expect("the only one").seal(point()).await.expect("sealed");
-    let all = SystemClock.monotonic() - began;
+    let all = since(began);
     let each = |time: Duration| count as f64 / time.as_secs_f64();
     println!(
         "{count} small files, {tasks} tasks: put {:.0}/s, with seal {:.0}/s, {} packs",
@@ -263,7 +270,7 @@ async fn small_files(count: usize, tasks: usize) {
         kept += usize::from(answer != lifeboat_model::flow::Kept::No);
     }
     let sealed = writer.seal(point()).await.expect("sealed");
-    let all = SystemClock.monotonic() - began;
+    let all = since(began);
     println!("again unchanged: {kept} kept, with begin and seal {:.0}/s, {} packs", each(all), sealed.stats.packs);
 }
 
@@ -309,6 +316,6 @@ fn main() {
     println!(
         "peak of memory: {} ({} MiB of it are the bench's own samples)",
         peak_mib(),
-        (cores + 2) * SAMPLE_BYTES >> 20
+        ((cores + 3) * SAMPLE_BYTES) >> 20
     );
 }
