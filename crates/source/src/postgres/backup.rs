@@ -467,8 +467,7 @@ pub(super) async fn look(config: &PostgresConfig, server: &Server, ctx: &RunCont
     match session.text(rights, "looking at the role's rights").await.as_deref() {
         Ok("superuser") => tell(Verdict::Good, format!("role {user:?} is superuser"), None),
         Ok("reader") => {
-            let what =
-                format!("role {user:?} reads all tables, but not passwords of roles nor large objects of others");
+            let what = format!("role {user:?} reads all tables, but not the large objects of other roles");
             tell(Verdict::Warning, what, Some("use a superuser where there are large objects".to_owned()));
         }
         Ok(_) => {

@@ -34,7 +34,7 @@ pub enum SslMode {
     Disable,
     /// TLS where the server has it; proves nothing.
     Prefer,
-    /// TLS always; proves nothing.
+    /// TLS always; proves nothing, unless `sslrootcert` is given: then as [`SslMode::VerifyCa`].
     Require,
     /// The server's certificate leads to a known authority.
     VerifyCa,
@@ -139,7 +139,11 @@ impl ServerUrl {
         Ok(())
     }
 
-    fn checked(self) -> Result<Self, SourceError> {
+    fn checked(mut self) -> Result<Self, SourceError> {
+        // As PostgreSQL's own tools do: who names an authority wants it to be proved.
+        if self.ssl_mode == SslMode::Require && self.ssl_root_cert.is_some() {
+            self.ssl_mode = SslMode::VerifyCa;
+        }
         if self.host.contains(',') {
             return Err(bad("a url names one host".to_owned()));
         }

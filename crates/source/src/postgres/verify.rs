@@ -234,7 +234,7 @@ async fn compare_rows(
             differ(out, format!("table {}: some of the {} rows differ", group.label, live.count));
         }
         Ok(live) => {
-            differ(out, format!("table {}: {} rows, {} in the snapshot", group.label, live.count, stored.count))
+            differ(out, format!("table {}: {} rows, {} in the snapshot", group.label, live.count, stored.count));
         }
         Err(error) => {
             differ(out, format!("table {}: {error}", group.label));

@@ -218,3 +218,40 @@ async fn passwords_come_from_files_and_the_socket_serves_too() {
     let password = Some("postgres".to_owned().into());
     back_up(PostgresConfig { password, ..none }).await.expect("a backup");
 }
+
+#[tokio::test]
+async fn tls_proves_what_its_mode_promises() {
+    let Some(server) = PostgresServer::start("tls_proves", 15) else { return };
+    let script = "for ca in ca strange; do openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
+         -days 2 -subj /CN=$ca -keyout $ca.key -out $ca.crt; done; \
+         openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=db -keyout server.key \
+         -out server.csr; echo subjectAltName=IP:127.0.0.1 > ext; chmod 600 server.key; \
+         openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out server.crt";
+    server.sql("postgres", &format!("COPY (SELECT 1) TO PROGRAM '({script}) > /dev/null 2>&1'"));
+    server.sql("postgres", "ALTER SYSTEM SET ssl = on");
+    server.stop("fast");
+    server.restart();
+    let with = |host: &str, mode: &str, root: &str| {
+        let (port, root) = (server.port(), server.data().join(root).display().to_string());
+        let url = format!("postgres://postgres@{host}:{port}/?sslmode={mode}&sslrootcert={root}");
+        PostgresConfig { url, ..config(&server) }
+    };
+    for good in [
+        with("127.0.0.1", "verify-full", "ca.crt"),
+        with("localhost", "verify-ca", "ca.crt"),
+        with("localhost", "require", "ca.crt"),
+    ] {
+        back_up(good.clone()).await.expect("a backup");
+        let scratch = tempfile::tempdir().expect("a directory");
+        let source = PostgresSource::new(good).expect("good");
+        let findings = source.doctor(&run_context(scratch.path())).await.expect("looked");
+        assert!(findings.iter().any(|finding| finding.what == "the connection is encrypted"), "{findings:?}");
+    }
+    for (bad, complaint) in [
+        (with("localhost", "verify-full", "ca.crt"), "not valid for name"),
+        (with("127.0.0.1", "verify-ca", "strange.crt"), "certificate"),
+    ] {
+        let text = fails(bad).await;
+        assert!(text.contains(complaint), "{text}");
+    }
+}

@@ -305,16 +305,16 @@ async fn passwords_are_left_out_by_choice_and_roles_that_are_there_stay() {
 #[tokio::test]
 async fn a_tablespace_whose_directory_is_missing_is_a_problem_and_no_failure() {
     let test = "a_tablespace_whose_directory_is_missing";
-    let Some(server) = PostgresServer::start(test, 15) else { return };
-    let directory = server.path().join("space");
-    let text = directory.display();
-    server.sql("postgres", &format!("COPY (SELECT 1) TO PROGRAM 'mkdir {text}'"));
-    server.sql("postgres", &format!("CREATE TABLESPACE space LOCATION '{text}'"));
-    server.sql("postgres", "CREATE DATABASE far TABLESPACE space");
-    server.sql("far", "CREATE TABLE t AS SELECT 1 AS a; CREATE DATABASE unused");
-    let snapshot = back_up(config(&server)).await.expect("a backup");
+    let Some(origin) = PostgresServer::start(test, 15) else { return };
+    let directory = origin.path().join("space");
+    let shown = directory.display();
+    origin.sql("postgres", &format!("COPY (SELECT 1) TO PROGRAM 'mkdir {shown}'"));
+    origin.sql("postgres", &format!("CREATE TABLESPACE space LOCATION '{shown}'"));
+    origin.sql("postgres", "CREATE DATABASE far TABLESPACE space");
+    origin.sql("far", "CREATE TABLE t AS SELECT 1 AS a; CREATE DATABASE unused");
+    let snapshot = back_up(config(&origin)).await.expect("a backup");
     let other = PostgresServer::start(test, 15).expect("the same");
-    drop(server);
+    drop(origin);
     let restored = restore(&other, &snapshot, &RestoreOptions::default()).await.expect("restored");
     assert_eq!(restored.problems.len(), 1, "{:?}", restored.problems);
     assert!(restored.problems[0].contains("tablespace \"space\" could not be made"), "{:?}", restored.problems);
