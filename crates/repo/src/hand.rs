@@ -79,7 +79,9 @@ impl Hand {
 
     pub(crate) async fn put_index(&self, packs: &[&FinishedPack]) -> Key {
         let mut index = IndexBuilder::new();
-        packs.iter().for_each(|pack| index.add(pack));
+        for pack in packs {
+            index.add(pack);
+        }
         let (hash, bytes) = index.finish().encode(&self.keys().index, self.writer());
         let key = ObjectType::Index.key(hash);
         self.put(&key, bytes).await;
@@ -108,7 +110,7 @@ impl Hand {
         }
     }
 
-    pub(crate) fn body(&self, top: Option<ChunkId>) -> RootBody {
+    pub(crate) fn body(top: Option<ChunkId>) -> RootBody {
         RootBody {
             stack: TestRepository::stack(),
             source: SourceName::new("documents").expect("a name"),

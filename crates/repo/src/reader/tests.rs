@@ -56,7 +56,7 @@ async fn built() -> Built {
     hand.put_pack(&data).await;
     hand.put_pack(&meta).await;
     hand.put_index(&[&data, &meta]).await;
-    let id = hand.put_root(&hand.header(1, None), &hand.body(Some(top)), hand.writer()).await;
+    let id = hand.put_root(&hand.header(1, None), &Hand::body(Some(top)), hand.writer()).await;
     Built { hand, files, data, id }
 }
 
@@ -268,7 +268,7 @@ async fn without_an_identity_nothing_is_read() {
 #[tokio::test]
 async fn an_empty_snapshot_has_no_entries() {
     let hand = Hand::new().await;
-    let id = hand.put_root(&hand.header(1, None), &hand.body(None), hand.writer()).await;
+    let id = hand.put_root(&hand.header(1, None), &Hand::body(None), hand.writer()).await;
     let reader = hand.open(&hand.test.identity).await.reader(&id).await.expect("a reader");
     assert!(walk(&reader, None).await.is_empty());
     assert!(reader.entry(&path("a")).await.expect("looked up").is_none());
@@ -292,20 +292,20 @@ async fn what_the_writer_stored_is_read_back_byte_for_byte() {
     };
     let context = lifeboat_testkit::context::run_context(&scratch);
     let options = crate::writer::WriteOptions::default();
-    let writer = hand.open(&hand.test.writer).await.writer(head, options, context).await.expect("a run");
+    let run = hand.open(&hand.test.writer).await.writer(head, options, context).await.expect("a run");
     let meta = lifeboat_model::EntryMeta::new(lifeboat_model::EntryKind::File);
     let name = |number: usize| format!("d{}/f{number}", number % 7);
     for number in 0..1500usize {
         let body = Body::Bytes(number.to_string().repeat(number % 50).into());
-        writer.put(&path(&name(number)), &meta, None, body).await.expect("stored");
+        run.put(&path(&name(number)), &meta, None, body).await.expect("stored");
     }
     let large = noise(1, 30 << 20);
     for (at, part) in large.chunks(1 << 20).enumerate() {
         let body = Body::Bytes(part.to_vec().into());
-        writer.put(&path(&format!("large/{at:02}")), &meta, None, body).await.expect("stored");
+        run.put(&path(&format!("large/{at:02}")), &meta, None, body).await.expect("stored");
     }
-    let point = hand.body(None).recovery_point;
-    let sealed = writer.seal(point).await.expect("sealed");
+    let point = Hand::body(None).recovery_point;
+    let sealed = run.seal(point).await.expect("sealed");
     let repository = hand.open(&hand.test.identity).await;
     assert_eq!(repository.snapshots(&[]).await.expect("listed").snapshots[0].id, sealed.id);
     let reader = repository.reader(&sealed.id).await.expect("a reader");

@@ -16,7 +16,7 @@ struct Made {
 async fn made() -> Made {
     let hand = Hand::new().await;
     let header = RootHeader { original: Some([4; 32].into()), ..hand.header(2, Some([1; 32].into())) };
-    let body = hand.body(Some([5; 32].into()));
+    let body = Hand::body(Some([5; 32].into()));
     let (id, bytes) = root_of(&hand, &header, &body, hand.writer());
     Made { hand, header, body, id, bytes }
 }

@@ -18,7 +18,7 @@ async fn three(hand: &Hand) -> [SnapshotId; 3] {
     let mut ids = Vec::new();
     for sequence in 1..=3 {
         let header = hand.header(sequence, ids.last().copied());
-        ids.push(hand.put_root(&header, &hand.body(None), hand.writer()).await);
+        ids.push(hand.put_root(&header, &Hand::body(None), hand.writer()).await);
     }
     ids.try_into().expect("three")
 }
@@ -86,7 +86,7 @@ async fn forged_and_damaged_roots_are_refused_and_named() {
     let hand = Hand::new().await;
     let ids = three(&hand).await;
     let stranger = SignKey::random();
-    let forged = hand.put_root(&hand.header(4, Some(ids[2])), &hand.body(None), &stranger).await;
+    let forged = hand.put_root(&hand.header(4, Some(ids[2])), &Hand::body(None), &stranger).await;
     let mut bytes = hand.store.get(&key(ids[1]), None).await.expect("there").to_vec();
     bytes[700] ^= 1;
     hand.put(&key(ids[1]), bytes.into()).await;
@@ -126,7 +126,7 @@ async fn what_is_missing_of_a_chain_is_told_unless_somebody_forgot_it() {
 async fn two_roots_at_one_place_are_told() {
     let hand = Hand::new().await;
     let ids = three(&hand).await;
-    let twin = hand.put_root(&hand.header(3, Some(ids[1])), &hand.body(None), hand.writer()).await;
+    let twin = hand.put_root(&hand.header(3, Some(ids[1])), &Hand::body(None), hand.writer()).await;
     let list = listed(&hand, &hand.test.writer, &[]).await;
     let Trouble::Fork { sequence: 3, roots } = &list.findings[0].trouble else { panic!("{:?}", list.findings) };
     assert_eq!(roots.iter().collect::<BTreeSet<_>>(), BTreeSet::from([&twin, &ids[2]]));
@@ -138,7 +138,7 @@ async fn forgotten_held_and_void_snapshots_are_marked() {
     let ids = three(&hand).await;
     let maintainer = hand.test.maintainer.maintain.as_ref().expect("a maintainer");
     hand.put_small(&verdict(ids[0]), maintainer).await;
-    let later = TestRepository::start() + Duration::from_secs(60);
+    let later = TestRepository::start() + Duration::from_mins(1);
     let hold = |time, release| Hold { snapshot: ids[1], why: "audit".into(), time, release };
     hand.put_small(&hold(TestRepository::start(), false), maintainer).await;
     let void = Void { snapshot: ids[2], why: "a pack went".into(), time: later };
@@ -179,7 +179,7 @@ async fn a_stolen_writer_key_cannot_void_history() {
     let clock = Arc::new(Hands(std::sync::Mutex::new(TestRepository::start())));
     hand.store = MemoryStore::new(clock.clone());
     let ids = three(&hand).await;
-    *clock.0.lock().expect("no holder panics") = TestRepository::start() + Duration::from_secs(3600);
+    *clock.0.lock().expect("no holder panics") = TestRepository::start() + Duration::from_hours(1);
     let void = Void { snapshot: ids[2], why: "gone".into(), time: TestRepository::start() };
     hand.put_small(&void, hand.writer()).await;
     assert_eq!(listed(&hand, &hand.test.writer, &[]).await.snapshots[2].void, None);

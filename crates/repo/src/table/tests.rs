@@ -129,7 +129,7 @@ proptest! {
     fn merged_rows_are_sorted_and_tell_their_source(
         mut sources in proptest::collection::vec(proptest::collection::vec(0u64..50, 0..80), 0..5),
     ) {
-        let tables: Vec<Vec<Result<(RowKey, Vec<u8>), TableError>>> = sources.iter_mut().map(|numbers| {
+        let tables: Vec<Vec<Result<Row, TableError>>> = sources.iter_mut().map(|numbers| {
             let mut rows: Vec<_> = numbers.iter().map(|number| (key(*number), Vec::new())).collect();
             rows.sort();
             rows.into_iter().map(Ok).collect()
@@ -137,7 +137,7 @@ proptest! {
         let mut expected: Vec<(RowKey, usize)> = tables.iter().enumerate()
             .flat_map(|(source, rows)| rows.iter().map(move |row| (row.as_ref().expect("a row").0, source)))
             .collect();
-        expected.sort();
+        expected.sort_unstable();
         let boxed = tables.into_iter().map(|rows| Box::new(rows.into_iter()) as Box<dyn Iterator<Item = _>>).collect();
         let merged: Vec<_> = Merge::new(boxed).map(|row| row.map(|(source, (key, _))| (key, source)).expect("a row")).collect();
         prop_assert_eq!(merged, expected);
