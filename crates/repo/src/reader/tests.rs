@@ -290,9 +290,9 @@ async fn what_the_writer_stored_is_read_back_byte_for_byte() {
         config: "stack: test\n".into(),
         stack_run: None,
     };
-    let context = lifeboat_testkit::context::run_context(&scratch);
+    let run_context = lifeboat_testkit::context::run_context(&scratch);
     let options = crate::writer::WriteOptions::default();
-    let run = hand.open(&hand.test.writer).await.writer(head, options, context).await.expect("a run");
+    let run = hand.open(&hand.test.writer).await.writer(head, options, run_context).await.expect("a run");
     let meta = lifeboat_model::EntryMeta::new(lifeboat_model::EntryKind::File);
     let name = |number: usize| format!("d{}/f{number}", number % 7);
     for number in 0..1500usize {
