@@ -6,7 +6,7 @@ use lifeboat_model::config::{
     FilesConfig, PostgresBackup, PostgresConfig, RolePasswords, SecretText, SecretUrl, SourceConfig, SourceKind,
 };
 use lifeboat_source::files::{self, FilesSource, FilesTarget};
-use lifeboat_source::postgres::{self, PostgresSource};
+use lifeboat_source::postgres::{self, PostgresSource, PostgresTarget};
 use lifeboat_source::{Source, SourceError, Target};
 use zeroize::Zeroizing;
 
@@ -51,13 +51,9 @@ pub fn target_of(
         (_, To::Dir(dir), _) => Box::new(FilesTarget { root: Some(dir.clone()), machine_id: None }),
         ("files", To::Origin, _) => Box::new(FilesTarget { root: None, machine_id: None }),
         ("postgres", To::Origin, Some(SourceKind::Postgres(config))) => {
-            let _ = postgres_config(config);
-            crate::pending::target()?
+            Box::new(PostgresTarget::new(postgres_config(config))?)
         }
-        ("postgres", To::Server(url), _) => {
-            let _ = server_config(url, access);
-            crate::pending::target()?
-        }
+        ("postgres", To::Server(url), _) => Box::new(PostgresTarget::new(server_config(url, access))?),
         (_, To::Origin, None) => {
             return Err(refused(
                 "the configuration has no source of this name that could be the origin",

@@ -87,9 +87,9 @@ impl<'a> Host<'a> {
         }
     }
 
-    /// The lock of a source on this machine.
+    /// The lock of a source on this machine. No name holds a `+`.
     pub(crate) fn lock_name(&self, source: &SourceName) -> String {
-        format!("source-{}-{source}", self.config.stack)
+        format!("source-{}+{source}", self.config.stack)
     }
 
     /// `stack/source`, as it is shown and recorded.

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use lifeboat_model::config::RepositoryConfig;
 use lifeboat_model::flow::EntryReader;
 use lifeboat_model::{SnapshotId, SourceName, StackName};
+use lifeboat_repo::forget;
 use lifeboat_repo::root::RootBody;
-use lifeboat_repo::small::{self, Forget, Hold, Small};
 use lifeboat_repo::snapshots::{SnapshotInfo, SnapshotList};
 use lifeboat_repo::writer::{Sealed, SnapshotHead, SnapshotWriter, WriteOptions};
 use lifeboat_repo::{Access, Remembered, RememberedHead, RepoError, Repository, open_access};
-use lifeboat_store::{PutMode, Store, StoreErrorKind};
+use lifeboat_store::Store;
 
 use crate::catalog::SeenSnapshot;
 use crate::error::JobError;
@@ -100,10 +100,6 @@ impl OpenRepository {
     #[must_use]
     pub fn inner(&self) -> &Repository {
         &self.repository
-    }
-
-    pub(crate) fn store(&self) -> &Arc<dyn Store> {
-        self.repository.store()
     }
 
     pub(crate) fn access(&self) -> &Access {
@@ -218,11 +214,7 @@ impl OpenRepository {
     /// # Errors
     /// [`JobError::Repository`]: no maintainer key or identity, no such snapshot, the store.
     pub(crate) async fn forget(&self, host: &Host<'_>, ids: &[SnapshotId], why: &str) -> Result<(), JobError> {
-        for id in ids {
-            let word = Forget { snapshot: *id, why: why.to_owned(), time: host.now() };
-            self.put_word(*id, &word).await?;
-        }
-        Ok(())
+        Ok(forget::forget(&self.repository, ids, why, host.run).await?)
     }
 
     /// Says a signed word about a snapshot.
@@ -230,24 +222,10 @@ impl OpenRepository {
     /// # Errors
     /// [`JobError::Repository`]: no maintainer key or identity, no such snapshot, the store.
     pub(crate) async fn say(&self, host: &Host<'_>, id: SnapshotId, word: &Word) -> Result<(), JobError> {
-        let (why, release) = match word {
-            Word::Hold(why) => (why.clone(), false),
-            Word::Release(why) => (why.clone(), true),
-        };
-        self.put_word(id, &Hold { snapshot: id, why, time: host.now(), release }).await
-    }
-
-    async fn put_word<T: Small>(&self, about: SnapshotId, word: &T) -> Result<(), JobError> {
-        let missing = RepoError::KeyMissing { what: "a word about a snapshot", needs: "a maintainer or identity key" };
-        let signer = self.access().maintain.as_ref().ok_or(missing)?;
-        let domain = self.repository.root(&about).await?.domain;
-        let missing = RepoError::KeyMissing { what: "a word about a snapshot", needs: "the key of its domain" };
-        let keys = self.access().domains.get(&domain).ok_or(missing)?;
-        let (name, bytes) = small::encode(word, &keys.index, signer);
-        match self.store().put(&name, bytes, PutMode::CreateNew).await {
-            // Named by its hash: what is there is the same.
-            Err(error) if error.kind == StoreErrorKind::Exists => Ok(()),
-            done => Ok(done.map_err(RepoError::from)?),
+        match word {
+            Word::Hold(why) => forget::hold(&self.repository, id, why, host.run).await?,
+            Word::Release(why) => forget::release(&self.repository, id, why, host.run).await?,
         }
+        Ok(())
     }
 }

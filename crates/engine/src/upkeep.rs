@@ -1,7 +1,9 @@
 //! Keeping a repository in order: freeing space and looking for damage.
 
+use lifeboat_repo::prune::{self, PruneOptions, Wait};
 use serde::Serialize;
 
+use crate::catalog::{Outcome, RunEnd};
 use crate::error::JobError;
 use crate::host::Host;
 use crate::keys::Need;
@@ -43,12 +45,45 @@ pub struct PruneReport {
 pub async fn prune(host: &Host<'_>, repository: Option<&str>, dry_run: bool) -> Result<Vec<PruneReport>, JobError> {
     let mut reports = Vec::new();
     for config in host.repositories(repository)? {
-        let _opened = open_repository(host, config, Need::Maintain).await?;
-        let _ = dry_run;
-        reports.push(PruneReport::default());
-        return Err(crate::pending::not_yet());
+        let opened = open_repository(host, config, Need::Maintain).await?;
+        let options = PruneOptions { dry_run, ..PruneOptions::default() };
+        let run = if dry_run { None } else { host.begin("prune", None) };
+        let done = prune::prune(opened.inner(), &options, host.run).await.map_err(JobError::from);
+        let outcome = if done.is_ok() { Outcome::Ok } else { Outcome::Failed };
+        let error = done.as_ref().err().map(JobError::chain);
+        host.end(run, outcome, &RunEnd { error, ..RunEnd::default() });
+        reports.push(told(&config.name, dry_run, done?));
     }
     Ok(reports)
+}
+
+fn told(repository: &str, dry_run: bool, done: prune::PruneReport) -> PruneReport {
+    let refused = |refusal: prune::Refusal| format!("the domain {}: {}", hex::encode(refusal.domain.0), refusal.why);
+    PruneReport {
+        repository: repository.to_owned(),
+        dry_run,
+        deleted_objects: done.deleted_objects,
+        deleted_bytes: done.deleted_bytes,
+        marked_packs: done.marked_packs,
+        marked_bytes: done.marked_bytes,
+        repacked_packs: done.repacked_packs,
+        written_bytes: done.written_bytes,
+        can_go_at: done.can_go_at.map(|time| time.to_string()),
+        waits: done.waits.iter().map(waits_for).collect(),
+        refused: done.refused.into_iter().map(refused).collect(),
+        problems: done.problems,
+    }
+}
+
+fn waits_for(wait: &Wait) -> String {
+    match wait {
+        Wait::Grace { mark, until } => format!("what the mark {} names may go from {until} on", mark.short()),
+        Wait::Run { mark, run, until } => format!(
+            "the open run {} has not seen the mark {}; without a sign of life it counts as dead from {until} on",
+            hex::encode(&run.0[..4]),
+            mark.short()
+        ),
+    }
 }
 
 /// What a check found in one repository.

@@ -174,7 +174,12 @@ impl Doctor<'_> {
             match path {
                 Some(path) if path.exists() => listed |= self.key(name, path, store, about, listed).await,
                 Some(path) if name == "identityFile" => {
-                    self.add(about, Verdict::Good, format!("{name} {} is not on this machine now", path.display()), None);
+                    self.add(
+                        about,
+                        Verdict::Good,
+                        format!("{name} {} is not on this machine now", path.display()),
+                        None,
+                    );
                 }
                 Some(path) => {
                     let hint = Some("`lifeboat init` makes it, or asks the owner for it".to_owned());

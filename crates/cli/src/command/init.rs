@@ -49,7 +49,8 @@ pub(crate) async fn run(session: &Session, args: InitArgs) -> Result<Exit, Failu
     let passphrase = new_passphrase(&args.protect)?;
     let mut made = Vec::new();
     for repository in chosen {
-        let init = Init { session, config: &loaded.config, repository, args: &args, passphrase: &passphrase, grace_seconds };
+        let init =
+            Init { session, config: &loaded.config, repository, args: &args, passphrase: &passphrase, grace_seconds };
         init.run(&mut made).await?;
     }
     if session.json() {
@@ -141,7 +142,12 @@ impl Init<'_> {
         };
         let keys = [
             ("identity", Some(&identity), KeyFile::Owner(creation.owner.clone()), left.owner.is_some()),
-            ("writer", self.repository.writer_key_file.as_ref(), KeyFile::Writer(creation.writer.clone()), left.writer.is_some()),
+            (
+                "writer",
+                self.repository.writer_key_file.as_ref(),
+                KeyFile::Writer(creation.writer.clone()),
+                left.writer.is_some(),
+            ),
             (
                 "maintainer",
                 self.repository.maintainer_key_file.as_ref(),
@@ -158,12 +164,15 @@ impl Init<'_> {
             self.note(made, what, if there { "there already" } else { "made" }, path.display().to_string());
         }
         creation.put(store).await?;
-        made.insert(0, Made {
-            repository: self.repository.name.clone(),
-            what: "repository",
-            state: "made",
-            place: self.repository.url.to_string(),
-        });
+        made.insert(
+            0,
+            Made {
+                repository: self.repository.name.clone(),
+                what: "repository",
+                state: "made",
+                place: self.repository.url.to_string(),
+            },
+        );
         test_key(store, &KeyFile::Owner(creation.owner.clone()), None).await?;
         self.tell_owner(&identity, &creation.owner)
     }
@@ -177,7 +186,9 @@ impl Init<'_> {
             identity.display()
         ));
         if self.config.role == Role::Backup && self.args.identity.is_none() {
-            self.session.talk.warn(&format!("role: backup should hold no identity; take {} off this host", identity.display()));
+            self.session
+                .talk
+                .warn(&format!("role: backup should hold no identity; take {} off this host", identity.display()));
         }
         if self.args.recovery_sheet {
             let sheet = lifeboat_repo::recovery_sheet::print(owner, &url, self.session.talk.clock.now());

@@ -103,13 +103,16 @@ async fn generate(session: &Session, config: &StackConfig, args: KeyGenerateArgs
         }
     };
     warn(session, &changed);
-    tell(session, &Told {
-        role: if args.role == KeyRole::Maintainer { "maintainer" } else { "identity" },
-        key: id(key),
-        repository: repository.name.clone(),
-        file: Some(out),
-        notes: vec![format!("on roster {}", changed.roster.number)],
-    })
+    tell(
+        session,
+        &Told {
+            role: if args.role == KeyRole::Maintainer { "maintainer" } else { "identity" },
+            key: id(key),
+            repository: repository.name.clone(),
+            file: Some(out),
+            notes: vec![format!("on roster {}", changed.roster.number)],
+        },
+    )
 }
 
 async fn export(session: &Session, config: &StackConfig, args: KeyExportArgs) -> Result<Exit, Failure> {
@@ -156,20 +159,24 @@ async fn add(session: &Session, config: &StackConfig, args: KeyAddArgs) -> Resul
         None => DomainChoice::New,
     };
     confirm("Add it?", args.yes)?;
-    let (grant, changed) = owner(session, &store, &key).add_writer(&request, domain, std::slice::from_ref(&request.wish)).await?;
+    let (grant, changed) =
+        owner(session, &store, &key).add_writer(&request, domain, std::slice::from_ref(&request.wish)).await?;
     warn(session, &changed);
     let path = args.grant.unwrap_or_else(|| beside(&args.request, "grant"));
     write_text(&path, &grant.encode())?;
-    tell(session, &Told {
-        role: "writer",
-        key: id(request.verify),
-        repository: repository.name.clone(),
-        file: None,
-        notes: vec![
-            format!("on roster {}", changed.roster.number),
-            format!("on its host: lifeboat key accept {}", path.display()),
-        ],
-    })
+    tell(
+        session,
+        &Told {
+            role: "writer",
+            key: id(request.verify),
+            repository: repository.name.clone(),
+            file: None,
+            notes: vec![
+                format!("on roster {}", changed.roster.number),
+                format!("on its host: lifeboat key accept {}", path.display()),
+            ],
+        },
+    )
 }
 
 async fn remove(session: &Session, config: &StackConfig, args: KeyRemoveArgs) -> Result<Exit, Failure> {
@@ -219,8 +226,7 @@ async fn heads(
         mine.identity_file = Some(identity_path(repository, owner)?);
     }
     let running = session.begin(config, Asker::new(owner.passphrase_file.as_ref())?)?;
-    let listings =
-        running.done(lifeboat_engine::listing::snapshots(&running.host(), Some(&repository.name)).await)?;
+    let listings = running.done(lifeboat_engine::listing::snapshots(&running.host(), Some(&repository.name)).await)?;
     let mut newest: std::collections::BTreeMap<Digest, (u64, ObjectHash)> = std::collections::BTreeMap::new();
     for summary in listings.iter().flat_map(|listing| &listing.snapshots) {
         if summary.writer == hex::encode(writer.0) {
@@ -235,17 +241,21 @@ async fn heads(
 
 fn accept(session: &Session, config: &StackConfig, args: &KeyAcceptArgs) -> Result<Exit, Failure> {
     let repository = one(config, args.repository.as_deref())?;
-    let path = repository.writer_key_file.as_ref().ok_or_else(|| {
-        Failure::usage(format!("the repository {} has no writerKeyFile", repository.name))
-    })?;
+    let path = repository
+        .writer_key_file
+        .as_ref()
+        .ok_or_else(|| Failure::usage(format!("the repository {} has no writerKeyFile", repository.name)))?;
     let key = accept_grant(path, &decode_grant(&args.grant)?)?;
-    tell(session, &Told {
-        role: "writer",
-        key: id(key.sign.verify_key()),
-        repository: repository.name.clone(),
-        file: Some(path.clone()),
-        notes: vec!["this host may back up now".to_owned()],
-    })
+    tell(
+        session,
+        &Told {
+            role: "writer",
+            key: id(key.sign.verify_key()),
+            repository: repository.name.clone(),
+            file: Some(path.clone()),
+            notes: vec!["this host may back up now".to_owned()],
+        },
+    )
 }
 
 async fn test(session: &Session, config: &StackConfig, args: KeyTestArgs) -> Result<Exit, Failure> {
@@ -256,13 +266,16 @@ async fn test(session: &Session, config: &StackConfig, args: KeyTestArgs) -> Res
     for warning in &report.warnings {
         session.talk.warn(&warning.to_string());
     }
-    tell(session, &Told {
-        role: report.role,
-        key: id(report.verify),
-        repository: repository.name.clone(),
-        file: Some(args.file),
-        notes: report.proved.iter().map(ToString::to_string).collect(),
-    })
+    tell(
+        session,
+        &Told {
+            role: report.role,
+            key: id(report.verify),
+            repository: repository.name.clone(),
+            file: Some(args.file),
+            notes: report.proved.iter().map(ToString::to_string).collect(),
+        },
+    )
 }
 
 /// Makes the keys of a further writer and the request for the owner.

@@ -61,7 +61,11 @@ fn line(entry: &Listed) -> String {
     let owner = format!("{} {}", entry.owner.as_deref().unwrap_or("-"), entry.group.as_deref().unwrap_or("-"));
     let time = entry.mtime.as_deref().map_or("-", |time| time.get(..19).unwrap_or(time));
     let note = entry.note.as_ref().map_or_else(String::new, |note| format!(" -> {}", output::one_line(note)));
-    format!("{letter}{mode} {owner:<17} {:>10} {time:<19} {}{note}", output::size(entry.bytes), output::one_line(&entry.path))
+    format!(
+        "{letter}{mode} {owner:<17} {:>10} {time:<19} {}{note}",
+        output::size(entry.bytes),
+        output::one_line(&entry.path)
+    )
 }
 
 fn permissions(mode: u32) -> String {
@@ -83,7 +87,9 @@ fn permissions(mode: u32) -> String {
 pub(crate) async fn cat(session: &Session, args: CatArgs) -> Result<Exit, Failure> {
     let part = request::part(&args.what)?;
     let Some(path) = part.path else {
-        return Err(Failure::usage("no path is given").hint("write SNAPSHOT:PATH; `lifeboat ls SNAPSHOT` lists the paths"));
+        return Err(
+            Failure::usage("no path is given").hint("write SNAPSHOT:PATH; `lifeboat ls SNAPSHOT` lists the paths")
+        );
     };
     let running = session.host_with(&args.identity)?;
     let opened = running.done(open_snapshot(&running.host(), &part.snapshot, args.from.as_deref()).await)?;
@@ -104,7 +110,8 @@ mod tests {
 
     #[test]
     fn permissions_are_written_as_ls_writes_them() {
-        for (mode, text) in [(0o644, "rw-r--r--"), (0o4755, "rwsr-xr-x"), (0o1777, "rwxrwxrwt"), (0o2640, "rw-r-S---")] {
+        for (mode, text) in [(0o644, "rw-r--r--"), (0o4755, "rwsr-xr-x"), (0o1777, "rwxrwxrwt"), (0o2640, "rw-r-S---")]
+        {
             assert_eq!(permissions(mode), text);
         }
     }

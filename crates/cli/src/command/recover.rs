@@ -43,7 +43,8 @@ fn the_stack(report: &RecoverReport) -> Result<&RecoveredStack, Failure> {
         [one] => Ok(one),
         several => {
             let names: Vec<String> = several.iter().map(|found| found.stack.to_string()).collect();
-            Err(Failure::usage("the repository holds several stacks").hint(format!("add --stack: {}", names.join(", "))))
+            Err(Failure::usage("the repository holds several stacks")
+                .hint(format!("add --stack: {}", names.join(", "))))
         }
     }
 }

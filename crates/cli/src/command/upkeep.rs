@@ -119,11 +119,8 @@ fn plan(report: &ForgetReport, zone: &jiff::tz::TimeZone) -> String {
 pub(crate) async fn hold(session: &Session, args: HoldArgs) -> Result<Exit, Failure> {
     let asked = [request::snapshot(&args.what)?];
     let running = session.host()?;
-    let word = if args.release {
-        Word::Release(String::new())
-    } else {
-        Word::Hold(args.reason.clone().unwrap_or_default())
-    };
+    let word =
+        if args.release { Word::Release(String::new()) } else { Word::Hold(args.reason.clone().unwrap_or_default()) };
     let done = lifeboat_engine::snapshot::hold(&running.host(), &asked, args.from.as_deref(), &word).await;
     let reports = running.done(done)?;
     if session.json() {

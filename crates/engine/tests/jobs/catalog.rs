@@ -56,7 +56,7 @@ async fn a_clone_does_not_write_its_origins_history() {
     site.backup().await;
     let seen = site.catalog.seen_of(&site.config.stack, &source("documents")).expect("seen").remove(0);
     let Some(id) = seen.facts.get("machine.id") else {
-        println!("skipped: this machine has no id");
+        println!("SKIPPED a_clone_does_not_write_its_origins_history: this machine has no id");
         return;
     };
     let done = RestoreDone {

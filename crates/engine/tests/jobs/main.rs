@@ -3,6 +3,7 @@
 mod backup;
 mod catalog;
 mod keys;
+mod postgres;
 mod restore;
 mod site;
 mod stacks;

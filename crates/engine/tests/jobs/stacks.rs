@@ -3,6 +3,7 @@
 use lifeboat_engine::forget::{ForgetRequest, forget};
 use lifeboat_engine::restore::To;
 use lifeboat_engine::snapshot::{Word, hold};
+use lifeboat_engine::upkeep::prune;
 use lifeboat_model::restore::ResolveError;
 
 use crate::site::{Has, Site, asked, put};
@@ -40,6 +41,8 @@ async fn a_stack_does_not_forget_anothers_snapshots() {
     assert_eq!(site.list().await.snapshots.len(), 6);
     forget(&site.host(), &ForgetRequest::default(), &|_| true).await.expect("forgotten");
     assert_eq!(site.list().await.snapshots.len(), 4);
+    let pruned = prune(&site.host(), None, false).await.expect("pruned").remove(0);
+    assert_eq!((pruned.refused, pruned.problems), (vec![], vec![]));
     other.only(&[Has::Identity]);
     let left = other.list().await;
     assert_eq!(left.snapshots.iter().filter(|s| s.group() == "ocean/documents").count(), 3);
