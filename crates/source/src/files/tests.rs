@@ -96,3 +96,14 @@ fn only(parts: &[&str]) -> RestoreOptions {
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
+
+/// Makes a file or writes one anew.
+fn put(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) {
+    let file = File::create(path).expect("create");
+    file.write_all_at(bytes.as_ref(), 0).expect("write");
+}
+
+#[expect(clippy::print_stdout, reason = "a test that was skipped says so")]
+fn skipped(test: &str, why: &str) {
+    println!("SKIPPED {test}: {why}");
+}

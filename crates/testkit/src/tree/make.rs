@@ -48,7 +48,7 @@ fn content(random: &mut Numbers, length: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(length + 64);
     while out.len() < length {
         let number = random.next();
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             out.extend_from_slice(
                 format!("{} born {} at {}\n", random.below(999), random.below(9999), number % 77).as_bytes(),
             );

@@ -166,31 +166,81 @@ async fn a_large_file_that_shrinks_or_vanishes_while_it_is_read_does_not_kill_th
     }
 }
 
-/// Files of /proc that exist for root and cannot be read: the address space of a process has
-/// nothing at its start, and says so with an I/O error.
+/// A file bound to another place, and no longer when the value is dropped.
+struct Bound(PathBuf);
+
+impl Bound {
+    fn new(from: &Path, at: PathBuf) -> Option<Self> {
+        if !is_root() || rustix::mount::mount_bind(from, &at).is_err() {
+            return None;
+        }
+        Some(Self(at))
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH).expect("unmount");
+    }
+}
+
+/// The speed of the loopback interface is a file of 4,096 bytes that opens well and fails when it
+/// is read.
 #[tokio::test]
-#[expect(clippy::print_stdout, reason = "a test that was skipped says so")]
 async fn a_file_whose_read_fails_is_skipped_with_its_reason() {
     let bench = Bench::new();
-    let mem = PathBuf::from("/proc/self/mem");
-    let real = fs::canonicalize(&mem).expect("proc");
     bench.write("good", b"x");
-    let bound = bench.write("broken", b"");
-    if !is_root() || rustix::mount::mount_bind(&real, &bound).is_err() {
-        println!("SKIPPED a_file_whose_read_fails: needs root and mount(2)");
-        return;
-    }
-    struct Unbind(PathBuf);
-    impl Drop for Unbind {
-        fn drop(&mut self) {
-            rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH).expect("unmount");
-        }
-    }
-    let _unbind = Unbind(bound);
+    let Some(_bound) = Bound::new(Path::new("/sys/class/net/lo/speed"), bench.write("broken", b"")) else {
+        return skipped("a_file_whose_read_fails", "needs root, mount(2) and sysfs");
+    };
     let snapshot = bench.backup().await;
-    // It says that it is empty; what is read of it is nothing.
-    assert!(snapshot.entries.contains_key(&bench.entry("broken")));
+    assert_eq!(snapshot.entries[&bench.entry("broken")].meta.kind, EntryKind::Skipped);
+    let whys: Vec<&str> = snapshot.problems.iter().map(|(_, why)| why.as_str()).collect();
+    assert_eq!(whys, ["it cannot be read: Invalid argument"]);
     assert_eq!(snapshot.entries[&bench.entry("good")].content(), b"x");
+}
+
+/// Runs on a thread that is user and group 12,345; its helpers are started by it and are, too.
+fn as_nobody_else<T: Send>(work: impl FnOnce(&tokio::runtime::Runtime) -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let run = || {
+            rustix::thread::set_thread_groups(&[]).expect("no groups");
+            rustix::thread::set_thread_gid(rustix::fs::Gid::from_raw(12_345)).expect("a group");
+            rustix::thread::set_thread_uid(rustix::fs::Uid::from_raw(12_345)).expect("a user");
+            work(&tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime"))
+        };
+        scope.spawn(run).join().expect("no panic")
+    })
+}
+
+#[test]
+fn another_user_backs_up_what_it_may_read_and_restores_without_owners() {
+    if !is_root() {
+        return skipped("another_user_backs_up", "needs root, to become another user");
+    }
+    let bench = Bench::new();
+    for (path, mode) in [("open", 0o644), ("secret", 0o600), ("tool", 0o4755), ("closed/inside", 0o644)] {
+        let path = bench.write(path, path.as_bytes());
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set");
+    }
+    fs::set_permissions(bench.tree().join("closed"), fs::Permissions::from_mode(0o700)).expect("set");
+    fs::set_permissions(bench.dir.path(), fs::Permissions::from_mode(0o777)).expect("set");
+    as_nobody_else(|runtime| {
+        let snapshot = runtime.block_on(bench.backup());
+        let kind = |path: &str| snapshot.entries[&bench.entry(path)].meta.kind;
+        assert_eq!([kind("open"), kind("tool")], [EntryKind::File; 2]);
+        assert_eq!([kind("secret"), kind("closed")], [EntryKind::Skipped; 2]);
+        assert!(snapshot.problems.iter().all(|(_, why)| why.contains("Permission denied")), "{:?}", snapshot.problems);
+
+        for _again in 0..2 {
+            let restored = runtime.block_on(bench.restore(&snapshot, &RestoreOptions::default())).expect("a restore");
+            assert!(restored.problems.len() <= 3, "{:?}", restored.problems);
+            let mode = fs::metadata(bench.restored("tool")).expect("look").mode() & 0o7777;
+            assert_eq!(mode, 0o755, "set-uid of another owner");
+            assert_eq!(fs::read(bench.restored("open")).expect("read"), b"open");
+            fs::remove_file(bench.restored("tool")).expect("remove");
+        }
+    });
 }
 
 #[tokio::test]
@@ -215,7 +265,7 @@ async fn a_tree_deeper_than_the_walk_keeps_open_is_walked_to_its_end() {
     // Something after each way down, so that closed directories are opened again.
     let mut path = bench.tree().join("deep");
     for level in 0..300 {
-        fs::write(path.join("zz-after"), b"x").expect("write");
+        put(path.join("zz-after"), b"x");
         path.push(format!("d{level}"));
     }
     let snapshot = bench.backup().await;
@@ -252,21 +302,20 @@ async fn a_first_name_that_vanishes_before_it_is_read_does_not_take_its_links_wi
 }
 
 #[tokio::test]
-#[expect(clippy::print_stdout, reason = "a test that was skipped says so")]
 async fn other_file_systems_are_left_out_when_asked_for() {
     let bench = Bench::new();
     bench.write("here", b"x");
     let point = bench.tree().join("mounted");
     fs::create_dir(&point).expect("make");
     if !is_root() || rustix::mount::mount("tmpfs", &point, "tmpfs", rustix::mount::MountFlags::empty(), None).is_err() {
-        println!("SKIPPED other_file_systems: needs root and mount(2)");
-        return;
+        return skipped("other_file_systems", "needs root and mount(2)");
     }
-    fs::write(point.join("there"), b"x").expect("write");
+    let mounted = Bound(point.clone());
+    put(point.join("there"), b"x");
     let all = bench.backup().await;
     let config = FilesConfig { one_file_system: true, ..bench.config() };
     let one = bench.backup_into(&config, FakeSink::new()).await;
-    rustix::mount::unmount(&point, rustix::mount::UnmountFlags::DETACH).expect("unmount");
+    drop(mounted);
     let one = one.expect("a backup");
     assert!(all.entries.contains_key(&bench.entry("mounted/there")));
     assert!(one.entries.contains_key(&bench.entry("mounted")));

@@ -46,7 +46,7 @@ async fn a_link_that_stands_in_the_target_is_not_followed() {
 async fn a_file_is_never_written_through_a_link_in_its_place() {
     let bench = Bench::new();
     let outside = bench.dir.path().join("victim");
-    fs::write(&outside, b"untouched").expect("write");
+    put(&outside, b"untouched");
     fs::create_dir(bench.out()).expect("make");
     symlink(&outside, bench.out().join("f")).expect("link");
     let mut snapshot = FakeSnapshot::default();
@@ -62,7 +62,7 @@ async fn hard_links_to_what_is_not_a_file_of_the_snapshot_are_refused() {
     for origin in ["../outside", "/etc/passwd", "standing", "dir", "other", ""] {
         let bench = Bench::new();
         fs::create_dir(bench.out()).expect("make");
-        fs::write(bench.out().join("standing"), b"not of the snapshot").expect("write");
+        put(bench.out().join("standing"), b"not of the snapshot");
         let mut snapshot = FakeSnapshot::default();
         snapshot.insert("dir", EntryMeta::new(EntryKind::Dir), b"");
         snapshot.insert("other", link(EntryKind::Hardlink, "name"), b"");

@@ -12,7 +12,7 @@ async fn a_tree_with_everything_in_it_comes_back_equal() {
 
     let verified = bench.target().verify(&snapshot, &RestoreOptions::default(), &bench.ctx).await.expect("verify");
     assert_eq!(verified.differences, Vec::<String>::new());
-    assert_eq!(verified.compared as usize, snapshot.entries.len());
+    assert_eq!(verified.compared, snapshot.entries.len() as u64);
 }
 
 #[tokio::test]
@@ -40,8 +40,8 @@ async fn newer_data_is_refused_without_replace_and_written_over_with_it() {
     bench.write("dir/b", b"old");
     let snapshot = bench.backup().await;
     bench.restore(&snapshot, &RestoreOptions::default()).await.expect("a restore");
-    fs::write(bench.restored("dir/b"), b"newer").expect("write");
-    fs::write(bench.restored("dir/own"), b"not in the snapshot").expect("write");
+    put(bench.restored("dir/b"), b"newer");
+    put(bench.restored("dir/own"), b"not in the snapshot");
 
     let inventory = bench.target().inventory(&snapshot, &RestoreOptions::default()).await.expect("inventory");
     assert_eq!(inventory.occupied_count, 1);
@@ -63,8 +63,8 @@ async fn what_is_of_another_kind_is_moved_aside_and_kept() {
     bench.write("dir/inside", b"content");
     let snapshot = bench.backup().await;
     fs::create_dir_all(bench.restored("file")).expect("make");
-    fs::write(bench.restored("file/precious"), b"mine").expect("write");
-    fs::write(bench.restored("dir"), b"also mine").expect("write");
+    put(bench.restored("file/precious"), b"mine");
+    put(bench.restored("dir"), b"also mine");
     assert!(bench.restore(&snapshot, &RestoreOptions::default()).await.is_err());
 
     let restored = bench.restore(&snapshot, &replace()).await.expect("a restore");
@@ -158,7 +158,7 @@ async fn a_restore_that_is_cut_at_any_point_ends_equal_when_it_is_run_again() {
         assert!(matches!(cut_short, Err(SourceError::Cancelled)), "{cut_short:?}");
         // What a killed run would have left beside.
         fs::create_dir_all(bench.restored("large")).expect("make");
-        fs::write(bench.restored("large/.lifeboat-tmp-00000000-000000000001"), b"half").expect("write");
+        put(bench.restored("large/.lifeboat-tmp-00000000-000000000001"), b"half");
         snapshot.on_content = None;
         let ctx = run_context(bench.dir.path());
         bench.target().apply(&snapshot, &RestoreOptions::default(), &ctx).await.expect("the second run");
@@ -222,18 +222,16 @@ impl Drop for Small {
 }
 
 #[tokio::test]
-#[expect(clippy::print_stdout, reason = "a test that was skipped says so")]
 async fn a_full_target_gets_a_clear_error_and_keeps_what_it_had() {
     let bench = Bench::new();
     bench.write("a-small", b"fits");
     bench.write("big", &vec![7; 12 << 20]);
     let snapshot = bench.backup().await;
     let Some(small) = Small::mount(&bench.out()) else {
-        println!("SKIPPED a_full_target: needs root and mount(2)");
-        return;
+        return skipped("a_full_target", "needs root and mount(2)");
     };
     fs::create_dir_all(bench.restored("")).expect("make");
-    fs::write(bench.restored("big"), b"what was there").expect("write");
+    put(bench.restored("big"), b"what was there");
     let inventory = bench.target().inventory(&snapshot, &replace()).await.expect("inventory");
     assert!(inventory.needed_bytes > 11 << 20 && inventory.free_bytes.is_some_and(|free| free < 9 << 20));
     assert!(inventory.refusals.iter().any(|finding| finding.what.contains("bytes below")), "{inventory:?}");
@@ -245,4 +243,62 @@ async fn a_full_target_gets_a_clear_error_and_keeps_what_it_had() {
     let names: Vec<_> = fs::read_dir(bench.restored("")).expect("list").flatten().map(|e| e.file_name()).collect();
     assert!(names.iter().all(|name| !name.as_bytes().starts_with(b".lifeboat")), "{names:?}");
     drop(small);
+}
+
+/// A small tree of whatever: paths that may be in each other's way, kinds, content and permissions.
+fn any_tree() -> impl proptest::strategy::Strategy<Value = Vec<(String, u8, Vec<u8>, u32)>> {
+    use proptest::prelude::*;
+    let name = prop::sample::select(vec!["a", "b", "a-b", "a!", "z z", "\u{e9}", ".x"]);
+    let path = prop::collection::vec(name, 1..5).prop_map(|names| names.join("/"));
+    let content = prop::collection::vec(any::<u8>(), 0..200);
+    prop::collection::vec((path, 0..6_u8, content, 0..0o10000_u32), 1..30)
+}
+
+fn grow(bench: &Bench, tree: Vec<(String, u8, Vec<u8>, u32)>) {
+    let mut files: Vec<PathBuf> = Vec::new();
+    for (path, kind, content, mode) in tree {
+        let path = bench.tree().join(path);
+        if path.symlink_metadata().is_ok() || fs::create_dir_all(path.parent().expect("a parent")).is_err() {
+            continue;
+        }
+        // Through a link it may be in place now.
+        let _ = match kind {
+            0 => fs::create_dir(&path),
+            1 => symlink(
+                String::from_utf8_lossy(&content[..content.len().min(20)]).replace(['\0', '/'], "_") + "x",
+                &path,
+            ),
+            2 if !files.is_empty() => {
+                fs::hard_link(&files[usize::from(content.first().copied().unwrap_or(0)) % files.len()], &path)
+            }
+            3 => File::create(&path).and_then(|file| {
+                file.set_len(u64::from(mode) * 100)?;
+                file.write_all_at(&content, u64::from(mode) * 50)
+            }),
+            _ => {
+                put(&path, &content);
+                fs::set_permissions(&path, fs::Permissions::from_mode(mode | 0o400)).expect("set");
+                files.push(path);
+                Ok(())
+            }
+        };
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 24, ..Default::default() })]
+
+    #[test]
+    fn any_tree_comes_back_equal_the_first_time_and_over_itself(tree in any_tree()) {
+        let bench = Bench::new();
+        grow(&bench, tree);
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        runtime.block_on(async {
+            let snapshot = bench.backup().await;
+            for options in [RestoreOptions::default(), RestoreOptions::default(), replace()] {
+                bench.restore(&snapshot, &options).await.expect("a restore");
+                compare(&bench.tree(), &bench.restored("")).expect("compare").assert_equal();
+            }
+        });
+    }
 }
