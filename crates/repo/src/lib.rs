@@ -55,6 +55,7 @@ mod tree;
 pub mod writer;
 
 // Upkeep: what nobody needs, and what is damaged.
+pub mod check;
 pub mod forget;
 mod inventory;
 pub mod prune;

@@ -401,6 +401,26 @@ pub(crate) async fn restore(repository: &Repository, id: SnapshotId) -> Result<F
     Ok(files)
 }
 
+/// The content of one entry.
+pub(crate) async fn restore_each(repository: &Repository, id: SnapshotId, path: &str) -> Result<Vec<u8>, String> {
+    struct Take(Vec<u8>);
+    #[async_trait]
+    impl ContentSink for Take {
+        async fn piece(&mut self, piece: Piece) -> Result<(), BodyError> {
+            if let Piece::Data(bytes) = piece {
+                self.0.extend_from_slice(&bytes);
+            }
+            Ok(())
+        }
+    }
+    let path = EntryPath::new(path).expect("a path");
+    let reader = repository.reader(&id).await.map_err(|error| error.to_string())?;
+    let entry = reader.entry(&path).await.map_err(|error| error.to_string())?.ok_or("no such entry")?;
+    let mut take = Take(Vec::new());
+    reader.content(&entry, &mut take).await.map_err(|error| error.to_string())?;
+    Ok(take.0)
+}
+
 /// A context whose scratch is `scratch`, with that clock.
 pub(crate) fn context(scratch: &Path, clock: Arc<lifeboat_testkit::context::FakeClock>) -> RunContext {
     RunContext { clock, ..lifeboat_testkit::context::run_context(scratch) }
