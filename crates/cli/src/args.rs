@@ -431,6 +431,9 @@ pub(crate) struct KeyAcceptArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct KeyTestArgs {
+    /// Where the store is, on a machine without configuration.
+    #[arg(long, value_name = "URL", conflicts_with = "repository")]
+    pub(crate) url: Option<String>,
     /// The key file.
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,

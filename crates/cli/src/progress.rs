@@ -107,6 +107,7 @@ impl Monitor for Progress {
         self.entries.store(0, Ordering::Relaxed);
         self.due_ms.store(millis(began).saturating_add(millis(LINE_EVERY)), Ordering::Relaxed);
         if let Some(bar) = &self.bar {
+            self.talk.set_bar(Some(bar.clone()));
             bar.reset();
             let template = if total_bytes.is_some() {
                 "{spinner} {wide_msg} {bar:24} {binary_bytes} of {binary_total_bytes} {binary_bytes_per_sec} {eta} left"

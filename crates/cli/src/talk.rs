@@ -43,6 +43,11 @@ impl Talk {
         }
     }
 
+    /// A plan that a person is about to be asked about: told even with `--quiet`.
+    pub(crate) fn plan(&self, text: &str) {
+        self.line(Level::Info, text, text);
+    }
+
     /// Something that may be wrong.
     pub(crate) fn warn(&self, text: &str) {
         self.line(Level::Warn, text, &format!("warning: {text}"));

@@ -56,9 +56,6 @@ fn row(backup: &SourceBackup) -> Vec<String> {
 /// What went wrong, source by source, each with what can be done.
 fn tell(session: &Session, report: &BackupReport) {
     for backup in &report.backups {
-        for note in &backup.notes {
-            session.talk.note(&format!("{}: {note}", backup.source));
-        }
         for example in &backup.examples {
             session.talk.warn(&format!("{}: {}", backup.source, output::one_line(example)));
         }

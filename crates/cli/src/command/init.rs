@@ -37,6 +37,7 @@ struct Made {
 }
 
 pub(crate) async fn run(session: &Session, args: InitArgs) -> Result<Exit, Failure> {
+    let grace_seconds = request::grace(&args.grace)?.as_secs();
     let loaded = session.load()?;
     for warning in &loaded.warnings {
         session.talk.warn(warning);
@@ -45,7 +46,6 @@ pub(crate) async fn run(session: &Session, args: InitArgs) -> Result<Exit, Failu
     if chosen.len() > 1 && (args.identity.is_some() || args.grant.is_some()) {
         return Err(Failure::usage("--identity and --grant are for one repository").hint("add --repository NAME"));
     }
-    let grace_seconds = request::grace(&args.grace)?.as_secs();
     let passphrase = new_passphrase(&args.protect)?;
     let mut made = Vec::new();
     for repository in chosen {

@@ -51,7 +51,7 @@ pub(crate) async fn restore(session: &Session, args: RestoreArgs) -> Result<Exit
     } else if args.dry_run {
         show_plan(session, &running, &report.plan);
     } else {
-        output::text(&told(&report))?;
+        output::text(&told(&report, &running.config.time_zone))?;
     }
     tell_differences(session, &report);
     Ok(Exit::from_code(report.exit_code()))
@@ -73,7 +73,10 @@ pub(crate) async fn verify(session: &Session, args: VerifyArgs) -> Result<Exit, 
         let verified = &report.verified;
         output::text(&format!(
             "{} compared with {}: {} compared, {} differ",
-            report.snapshot, report.to, verified.compared, verified.difference_count
+            output::snapshot(&report.snapshot, &running.config.time_zone),
+            report.to,
+            verified.compared,
+            verified.difference_count
         ))?;
         tell_list(session, &verified.differences, verified.difference_count);
     }
@@ -102,13 +105,7 @@ fn show_plan(session: &Session, running: &Running, plan: &RestorePlan) {
         return;
     }
     let zone = &running.config.time_zone;
-    let mut lines = vec![format!(
-        "restore {} {} of {} to {}",
-        plan.snapshot.group(),
-        plan.snapshot.id.short(),
-        output::time(plan.snapshot.instant(), zone),
-        plan.to
-    )];
+    let mut lines = vec![format!("restore {} to {}", output::snapshot(&plan.snapshot, zone), plan.to)];
     lines.extend(plan.steps.iter().map(|step| format!("  {}", output::one_line(step))));
     if plan.replaces_count > 0 {
         lines.push(format!("  replaces {}:", plan.replaces_count));
@@ -119,17 +116,17 @@ fn show_plan(session: &Session, running: &Running, plan: &RestorePlan) {
     }
     let free = plan.free_bytes.map_or_else(String::new, |free| format!(", {} free", output::size(free)));
     lines.push(format!("  needs {}{free}", output::size(plan.needed_bytes)));
-    session.talk.note(&lines.join("\n"));
+    session.talk.plan(&lines.join("\n"));
     for warning in &plan.warnings {
         session.talk.warn(warning);
     }
 }
 
-fn told(report: &RestoreReport) -> String {
+fn told(report: &RestoreReport, zone: &jiff::tz::TimeZone) -> String {
     let Some(restored) = &report.restored else { return String::new() };
     let mut text = format!(
         "restored {} to {}: {} entries, {}",
-        report.plan.snapshot,
+        output::snapshot(&report.plan.snapshot, zone),
         report.plan.to,
         restored.entries,
         output::size(restored.bytes)

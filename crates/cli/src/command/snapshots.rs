@@ -23,6 +23,8 @@ pub(crate) async fn run(session: &Session, args: SnapshotsArgs) -> Result<Exit, 
     all.sort_by_key(|(_, summary)| (summary.instant(), summary.time, summary.id));
     if session.json() {
         output::json("snapshots", &all.iter().map(|(_, summary)| *summary).collect::<Vec<_>>())?;
+    } else if all.is_empty() {
+        session.talk.note("no snapshots");
     } else {
         output::text(&table(&all, listings.len() > 1, &running.config.time_zone))?;
     }
@@ -72,7 +74,7 @@ pub(crate) fn table(all: &[(&str, &SnapshotSummary)], with_repository: bool, zon
         }
         row
     });
-    if all.is_empty() { "no snapshots".to_owned() } else { output::table(&columns, rows) }
+    output::table(&columns, rows)
 }
 
 fn notes(summary: &SnapshotSummary) -> String {

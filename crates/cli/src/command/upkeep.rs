@@ -58,7 +58,7 @@ pub(crate) async fn forget(session: &Session, args: ForgetArgs) -> Result<Exit, 
     let asking = |report: &ForgetReport| {
         running.pause();
         if !session.json() {
-            session.talk.note(&plan(report, &zone));
+            session.talk.plan(&plan(report, &zone));
         }
         let question = format!("Forget {} snapshots of {}?", report.forget_count, report.repository);
         confirm(&question, args.yes)
@@ -126,8 +126,10 @@ pub(crate) async fn hold(session: &Session, args: HoldArgs) -> Result<Exit, Fail
     if session.json() {
         output::json("holds", &reports)?;
     } else {
+        let zone = &running.config.time_zone;
         let verb = if args.release { "released" } else { "holds" };
-        let lines: Vec<String> = reports.iter().map(|report| format!("{verb} {}", report.snapshot)).collect();
+        let lines: Vec<String> =
+            reports.iter().map(|report| format!("{verb} {}", output::snapshot(&report.snapshot, zone))).collect();
         output::text(&lines.join("\n"))?;
     }
     Ok(Exit::Ok)
@@ -138,7 +140,7 @@ pub(crate) async fn prune(session: &Session, args: PruneArgs) -> Result<Exit, Fa
     if !args.dry_run && !args.yes {
         let plans = lifeboat_engine::upkeep::prune(&running.host(), args.from.as_deref(), true).await;
         let plans = running.done(plans)?;
-        session.talk.note(&plans.iter().map(pruned).collect::<Vec<_>>().join("\n"));
+        session.talk.plan(&plans.iter().map(pruned).collect::<Vec<_>>().join("\n"));
         confirm("Prune?", false)?;
     }
     let done = lifeboat_engine::upkeep::prune(&running.host(), args.from.as_deref(), args.dry_run).await;

@@ -3,4 +3,6 @@
 
 mod cli;
 mod config;
+mod flow;
+mod keys;
 mod run;

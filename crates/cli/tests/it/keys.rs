@@ -1,0 +1,181 @@
+//! Making repositories and keys, joining, leaving.
+
+use crate::run::{Place, Said};
+
+const CONFIG: &str = r#"stack: farajaland
+role: both
+repositories:
+  main:
+    url: file://${HOME}/repository
+    writerKeyFile: keys/writer.key
+    maintainerKeyFile: keys/maintainer.key
+    identityFile: keys/identity.key
+    retentionPolicy: "30d"
+sources:
+  documents: { kind: files, paths: ["${HOME}/documents"] }
+"#;
+
+fn place() -> Place {
+    let place = Place::with_config(CONFIG);
+    place.write("documents/letter.txt", "dear registrar");
+    place
+}
+
+fn mode(place: &Place, below: &str) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(place.path(below)).expect("a file").permissions().mode() & 0o7777
+}
+
+#[test]
+fn init_makes_repository_and_keys_once_and_tells_where_the_secret_went() {
+    let place = place();
+    let said = place.run(&["init"]).good();
+    assert_eq!(said.out, "", "talk goes to standard error");
+    assert!(said.err.contains("without it nothing can be restored, by anybody"), "{}", said.err);
+    assert!(said.err.contains("keys/identity.key"), "{}", said.err);
+    for key in ["identity", "writer", "maintainer"] {
+        assert_eq!(mode(&place, &format!("keys/{key}.key")), 0o600);
+        assert!(place.run(&["key", "test", &format!("keys/{key}.key")]).good().out.contains("on the roster"));
+    }
+    assert_eq!(mode(&place, "keys"), 0o700);
+    let before = std::fs::read(place.path("keys/identity.key")).expect("the key");
+    let again = place.run(&["init", "--json"]).good();
+    let made: serde_json::Value = serde_json::from_str(&again.out).expect("JSON");
+    let states: Vec<_> = made["made"].as_array().expect("a list").iter().map(|made| made["state"].clone()).collect();
+    assert!(states.iter().all(|state| state == "there already"), "{states:?}");
+    assert_eq!(std::fs::read(place.path("keys/identity.key")).expect("the key"), before);
+}
+
+#[test]
+fn a_host_that_backs_up_keeps_no_identity() {
+    let place = Place::with_config(
+        &CONFIG.replace("role: both", "role: backup").replace("    identityFile: keys/identity.key\n", ""),
+    );
+    let refused = place.run(&["init"]);
+    assert_eq!(refused.code, 2, "{refused:?}");
+    assert!(refused.err.contains("hint: --identity FILE: on a USB stick"), "{}", refused.err);
+    assert!(!place.path("keys").exists(), "nothing is made before a place is named");
+    place.run(&["init", "--identity", "stick/identity.key"]).good();
+    let kept: Vec<_> =
+        std::fs::read_dir(place.path("keys")).expect("keys").flatten().map(|key| key.file_name()).collect();
+    assert_eq!(kept.len(), 2, "{kept:?}");
+    place.run(&["key", "test", "stick/identity.key"]).good();
+    for args in
+        [vec!["ls", "documents"], vec!["cat", "documents:x"], vec!["restore", "documents", "--to", "x", "--yes"]]
+    {
+        assert_eq!(place.run(&args).code, 12, "{args:?}");
+    }
+}
+
+#[test]
+fn a_protected_identity_opens_with_its_passphrase_only() {
+    let place = place();
+    place.write("passphrase", "correct horse\n");
+    place.write("wrong", "battery\n");
+    place.run(&["init", "--passphrase-file", "passphrase"]).good();
+    let test = |extra: &[&str]| place.run(&[&["key", "test", "keys/identity.key"], extra].concat()).code;
+    assert_eq!(
+        (test(&["--passphrase-file", "passphrase"]), test(&["--passphrase-file", "wrong"]), test(&[])),
+        (0, 12, 12)
+    );
+    assert_eq!(
+        place.run(&["init", "--repository", "main", "--passphrase"]).code,
+        2,
+        "nobody is asked without a terminal"
+    );
+}
+
+#[test]
+fn the_recovery_sheet_is_a_key_that_can_be_typed_in() {
+    let place = place();
+    let sheet = place.run(&["init", "--recovery-sheet"]).good().out;
+    assert!(sheet.contains("LIFEBOAT RECOVERY SHEET"), "{sheet}");
+    place.write("typed", &sheet);
+    std::fs::set_permissions(place.path("typed"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("a mode");
+    assert!(place.run(&["key", "test", "typed"]).good().out.contains("owner key"));
+}
+
+#[test]
+fn a_further_host_asks_and_is_granted() {
+    let owner = place();
+    owner.run(&["init"]).good();
+    let repository = owner.path("repository");
+    let config = CONFIG
+        .replace("${HOME}/repository", repository.to_str().expect("UTF-8"))
+        .replace("    maintainerKeyFile: keys/maintainer.key\n    identityFile: keys/identity.key\n", "")
+        .replace("farajaland", "second");
+    let host = Place::with_config(&config);
+    let asked = host.run(&["init"]).good();
+    assert!(asked.err.contains("keys/writer.key.request"), "{}", asked.err);
+    let waiting = host.run(&["backup"]);
+    assert_eq!(waiting.code, 12, "{waiting:?}");
+    let request = host.path("keys/writer.key.request");
+    let request = request.to_str().expect("UTF-8");
+    let unasked = owner.run(&["key", "add", request]);
+    assert_eq!(unasked.code, 2);
+    assert!(unasked.err.contains("--yes") && unasked.err.contains("fingerprint"), "{}", unasked.err);
+    owner.run(&["key", "add", request, "--grant", "grant", "--yes"]).good();
+    let grant = owner.path("grant");
+    host.run(&["init", "--grant", grant.to_str().expect("UTF-8")]).good();
+    let tested = host.run(&["key", "test", "keys/writer.key", "--json"]).good();
+    let told: serde_json::Value = serde_json::from_str(&tested.out).expect("JSON");
+    let key = told["keys"][0]["key"].as_str().expect("an id").to_owned();
+    let removed = owner.run(&["key", "remove", &key[..12], "--yes"]).good();
+    assert!(removed.out.contains("writer"), "{removed:?}");
+    assert_eq!(host.run(&["key", "test", "keys/writer.key"]).code, 12, "it is off the roster");
+}
+
+#[test]
+fn the_owner_makes_further_readers_and_maintainers() {
+    let place = place();
+    place.run(&["init"]).good();
+    for role in ["identity", "maintainer"] {
+        let out = format!("more/{role}.key");
+        let refused = place.run(&["key", "generate", role, "--out", &out]);
+        assert_eq!((refused.code, place.path(&out).exists()), (12, false), "{refused:?}");
+        place.run(&["key", "generate", role, "--out", &out, "--identity", "keys/identity.key"]).good();
+        assert!(place.run(&["key", "test", &out]).good().out.contains(role));
+    }
+}
+
+#[test]
+fn a_wrong_key_ends_with_12_and_no_repository_with_10() {
+    let (one, other) = (place(), place());
+    assert_eq!(one.run(&["snapshots"]).code, 12, "no key file");
+    one.run(&["init"]).good();
+    other.run(&["init"]).good();
+    let foreign = other.path("keys/identity.key");
+    let said = one.run(&["key", "test", foreign.to_str().expect("UTF-8")]);
+    assert_eq!(said.code, 12, "{said:?}");
+    std::fs::remove_dir_all(one.path("repository")).expect("removed");
+    let gone = one.run(&["snapshots"]);
+    assert_eq!(gone.code, 10, "{gone:?}");
+    assert!(gone.err.contains("hint: "), "{gone:?}");
+}
+
+#[test]
+fn doctor_looks_at_everything_and_changes_nothing() {
+    let place = place();
+    place.run(&["init"]).good();
+    let said = place.run(&["doctor", "--json"]).good();
+    let findings: serde_json::Value = serde_json::from_str(&said.out).expect("JSON");
+    let findings = findings["findings"].as_array().expect("a list");
+    let has = |verdict: &str, what: &str| {
+        findings.iter().any(|f| f["verdict"] == verdict && f["what"].as_str().is_some_and(|text| text.contains(what)))
+    };
+    assert!(has("good", "holds a repository") && has("good", "roster 1") && has("warning", "holds the root"));
+    std::fs::remove_file(place.path("keys/writer.key")).expect("removed");
+    let bad = place.run(&["doctor"]);
+    assert_eq!(bad.code, 1);
+    assert!(bad.out.contains("writerKeyFile") && bad.out.contains("is missing"), "{}", bad.out);
+}
+
+#[test]
+fn secrets_are_exported_only_by_who_can_read() {
+    let place = place();
+    place.run(&["init"]).good();
+    assert!(place.run(&["key", "export"]).good().out.contains("\"secrets\""));
+    assert!(place.run(&["key", "export", "--sheet"]).good().out.contains("LIFEBOAT RECOVERY SHEET"));
+    let said = Said::of(place.command().args(["key", "export", "--identity", "keys/writer.key"]));
+    assert_eq!((said.code, said.out.as_str()), (12, ""), "{said:?}");
+}
