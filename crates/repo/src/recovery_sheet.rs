@@ -58,7 +58,7 @@ To use it on any machine that has lifeboat: type the numbered lines into a file,
 then make it private and try it.
 
   chmod 600 FILE
-  lifeboat key test FILE
+  lifeboat key test FILE --url {url}
   lifeboat recover {url} --identity FILE
 "
     );

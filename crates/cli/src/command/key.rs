@@ -31,6 +31,13 @@ use crate::secret::{Asker, new_passphrase};
 use crate::session::{Session, absolute};
 
 pub(crate) async fn run(session: &Session, which: KeyCommand) -> Result<Exit, Failure> {
+    if let KeyCommand::Test(args) = &which
+        && let Some(url) = &args.url
+    {
+        let store = lifeboat_store::url::open_store(url)
+            .map_err(|source| JobError::Store { repository: url.clone(), source })?;
+        return test(session, &store, url, args).await;
+    }
     let loaded = session.load()?;
     let config = &loaded.config;
     match which {
@@ -39,7 +46,10 @@ pub(crate) async fn run(session: &Session, which: KeyCommand) -> Result<Exit, Fa
         KeyCommand::Add(args) => add(session, config, args).await,
         KeyCommand::Remove(args) => remove(session, config, args).await,
         KeyCommand::Accept(args) => accept(session, config, &args),
-        KeyCommand::Test(args) => test(session, config, args).await,
+        KeyCommand::Test(args) => {
+            let repository = one(config, args.repository.as_deref())?;
+            test(session, &open_store(repository)?, &repository.name, &args).await
+        }
     }
 }
 
@@ -258,24 +268,20 @@ fn accept(session: &Session, config: &StackConfig, args: &KeyAcceptArgs) -> Resu
     )
 }
 
-async fn test(session: &Session, config: &StackConfig, args: KeyTestArgs) -> Result<Exit, Failure> {
-    let repository = one(config, args.repository.as_deref())?;
-    let store = open_store(repository)?;
+async fn test(session: &Session, store: &Arc<dyn Store>, name: &str, args: &KeyTestArgs) -> Result<Exit, Failure> {
     let key = read_key(&args.file, &Asker::new(args.passphrase_file.as_ref())?)?;
-    let report = test_key(&store, &key, None).await?;
+    let report = test_key(store, &key, None).await?;
     for warning in &report.warnings {
         session.talk.warn(&warning.to_string());
     }
-    tell(
-        session,
-        &Told {
-            role: report.role,
-            key: id(report.verify),
-            repository: repository.name.clone(),
-            file: Some(args.file),
-            notes: report.proved.iter().map(ToString::to_string).collect(),
-        },
-    )
+    let told = Told {
+        role: report.role,
+        key: id(report.verify),
+        repository: name.to_owned(),
+        file: Some(args.file.clone()),
+        notes: report.proved.iter().map(ToString::to_string).collect(),
+    };
+    tell(session, &told)
 }
 
 /// Makes the keys of a further writer and the request for the owner.
