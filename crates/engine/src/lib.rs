@@ -26,7 +26,6 @@ pub mod catalog;
 pub mod lock;
 pub mod scratch;
 
-mod pending;
 #[cfg(test)]
 mod testing;
 

@@ -106,6 +106,11 @@ impl OpenRepository {
         self.repository.access()
     }
 
+    /// The newest roots that this host has seen.
+    pub(crate) fn heads(&self) -> &[RememberedHead] {
+        &self.remembered.heads
+    }
+
     /// Facts that snapshots of this machine's stack record, as far as they were listed and read.
     pub(crate) const fn own_facts(&self) -> &BTreeMap<String, BTreeSet<String>> {
         &self.own_facts

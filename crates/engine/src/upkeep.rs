@@ -1,5 +1,6 @@
 //! Keeping a repository in order: freeing space and looking for damage.
 
+use lifeboat_repo::check::{self, CheckScope, ProblemKind};
 use lifeboat_repo::prune::{self, PruneOptions, Wait};
 use serde::Serialize;
 
@@ -97,8 +98,10 @@ pub struct CheckReport {
     pub bytes_read: u64,
     /// Snapshots whose needs were followed.
     pub snapshots: u64,
-    /// What is damaged, missing or forged, each with the object's name.
+    /// What is damaged, missing or forged, each with the object's name; at most 1,000.
     pub errors: Vec<CheckFinding>,
+    /// How many there are.
+    pub error_count: u64,
     /// What is odd and hurts no snapshot.
     pub notes: Vec<String>,
 }
@@ -108,17 +111,21 @@ pub struct CheckReport {
 pub struct CheckFinding {
     /// The object.
     pub object: String,
+    /// `damaged`, `missing`, `forged`, `newer`, `chain`.
+    pub kind: &'static str,
     /// What is wrong with it.
     pub what: String,
     /// The entries that it hits, `stack/source@id:path`, at most 100; only with an identity.
     pub entries: Vec<String>,
+    /// How many are hit.
+    pub entry_count: u64,
 }
 
 impl CheckReport {
     /// 0, or 1 where something is wrong.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
-        u8::from(!self.errors.is_empty())
+        u8::from(self.error_count > 0)
     }
 }
 
@@ -130,10 +137,54 @@ impl CheckReport {
 pub async fn check(host: &Host<'_>, repository: Option<&str>, read_data: bool) -> Result<Vec<CheckReport>, JobError> {
     let mut reports = Vec::new();
     for config in host.repositories(repository)? {
-        let _opened = open_repository(host, config, Need::List).await?;
-        let _ = read_data;
-        reports.push(CheckReport::default());
-        return Err(crate::pending::not_yet());
+        let opened = open_repository(host, config, Need::List).await?;
+        let run = host.begin("check", None);
+        let scope = CheckScope { read_data };
+        let done = check::check(opened.inner(), scope, opened.heads(), host.run).await.map_err(JobError::from);
+        let report = done.map(|found| found_in(&config.name, found));
+        let (outcome, error) = match &report {
+            Ok(report) if report.exit_code() == 0 => (Outcome::Ok, None),
+            Ok(report) => (Outcome::Failed, Some(format!("{} findings", report.error_count))),
+            Err(error) => (Outcome::Failed, Some(error.chain())),
+        };
+        host.end(run, outcome, &RunEnd { error, ..RunEnd::default() });
+        reports.push(report?);
     }
     Ok(reports)
+}
+
+fn found_in(repository: &str, found: check::CheckReport) -> CheckReport {
+    // A void snapshot is what a dead writer left of a run that a prune overtook: nothing is lost by it.
+    let (void, wrong): (Vec<_>, Vec<_>) = found.problems.into_iter().partition(|p| p.kind == ProblemKind::Void);
+    let mut notes = found.notes;
+    notes.extend(void.iter().map(|problem| format!("{}: {}", problem.object, problem.what)));
+    CheckReport {
+        repository: repository.to_owned(),
+        objects: found.objects,
+        bytes_read: found.bytes,
+        snapshots: found.snapshots,
+        error_count: found.problem_count.saturating_sub(void.len() as u64),
+        errors: wrong
+            .into_iter()
+            .map(|problem| CheckFinding {
+                object: problem.object,
+                kind: kind_word(problem.kind),
+                what: problem.what,
+                entries: problem.entries,
+                entry_count: problem.entry_count,
+            })
+            .collect(),
+        notes,
+    }
+}
+
+const fn kind_word(kind: ProblemKind) -> &'static str {
+    match kind {
+        ProblemKind::Damaged => "damaged",
+        ProblemKind::Missing => "missing",
+        ProblemKind::Forged => "forged",
+        ProblemKind::Newer => "newer",
+        ProblemKind::Void => "void",
+        ProblemKind::Chain => "chain",
+    }
 }

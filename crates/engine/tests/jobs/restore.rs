@@ -5,6 +5,7 @@ use lifeboat_engine::browse::{Depth, cat, ls};
 use lifeboat_engine::recover::{bare_config, recover};
 use lifeboat_engine::restore::{Mode, To, restore, verify};
 use lifeboat_engine::snapshot::open_snapshot;
+use lifeboat_engine::upkeep::check;
 use lifeboat_engine::{Host, catalog::Catalog};
 use lifeboat_model::EntryPath;
 use lifeboat_model::config::Role;
@@ -19,6 +20,8 @@ async fn a_tree_comes_back_equal_beside_the_old_one() {
     let before = tree(&site.path("documents"));
     put(&site.path("documents").join("one.txt"), "changed\n");
     site.backup().await;
+    let found = check(&site.host(), None, true).await.expect("checked").remove(0);
+    assert_eq!((found.exit_code(), found.snapshots, found.notes.len()), (0, 2, 0), "{found:?}");
     let to = site.dir.path().join("back");
     let report = site.restore(&Site::ask("documents@first", To::Dir(to.clone()))).await.expect("restored");
     assert_eq!(report.exit_code(), 0, "{report:?}");
@@ -65,6 +68,12 @@ async fn a_damaged_snapshot_replaces_nothing() {
         std::fs::remove_file(&pack).expect("removed");
         lifeboat_wire::fs::write_durable(&pack, &bytes, 0o644, lifeboat_wire::fs::Existing::Replace).expect("damaged");
     }
+    let found = check(&site.host(), None, true).await.expect("checked").remove(0);
+    assert_eq!(found.exit_code(), 1);
+    assert!(
+        found.errors.iter().any(|finding| finding.entries.iter().any(|entry| entry.ends_with("one.txt"))),
+        "{found:?}"
+    );
     let mut ask = Site::ask("documents", To::Origin);
     ask.options.replace = true;
     let error = site.restore(&ask).await.expect_err("damaged");
