@@ -182,7 +182,7 @@ impl<W: AsyncWrite + Unpin + Send> ContentSink for Writer<'_, W> {
         match piece {
             Piece::Data(bytes) => self.0.write_all(&bytes).await?,
             Piece::Hole(mut length) => {
-                let zeros = [0; 64 << 10];
+                let zeros = [0; 4 << 10];
                 while length > 0 {
                     let part = usize::try_from(length).unwrap_or(usize::MAX).min(zeros.len());
                     self.0.write_all(&zeros[..part]).await?;

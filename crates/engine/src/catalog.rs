@@ -166,12 +166,11 @@ impl Catalog {
                 (Err(()), Some(format!("the catalog {} cannot be opened ({why})", path.display())))
             }
         };
-        let (connection, note) = match opened {
-            Ok(connection) => (connection, note),
-            Err(()) => {
-                let why = note.unwrap_or_default();
-                (schema::in_memory(), Some(format!("{why}; this command remembers nothing")))
-            }
+        let (connection, note) = if let Ok(connection) = opened {
+            (connection, note)
+        } else {
+            let why = note.unwrap_or_default();
+            (schema::in_memory(), Some(format!("{why}; this command remembers nothing")))
         };
         Self { connection: Mutex::new(connection), note }
     }

@@ -1,7 +1,7 @@
 //! The snapshots of a repository as they are listed: from their headers, from their bodies where
 //! an identity opens them, and from the catalog where not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lifeboat_model::config::StackConfig;
 use lifeboat_model::retention::TOLERANCE;
@@ -61,11 +61,7 @@ pub(crate) struct Names {
 
 impl Names {
     /// `more` are sources that the configuration no longer has and that are known from elsewhere.
-    pub(crate) fn of(
-        access: &Access,
-        config: &StackConfig,
-        more: impl Iterator<Item = (StackName, SourceName)> + Clone,
-    ) -> Self {
+    pub(crate) fn of(access: &Access, config: &StackConfig, more: &BTreeSet<(StackName, SourceName)>) -> Self {
         let mut names = Self::default();
         for keys in access.domains.values() {
             names.stacks.insert(keys.stack_tag(&config.stack), config.stack.clone());
@@ -73,9 +69,9 @@ impl Names {
                 let both = (config.stack.clone(), source.clone());
                 names.sources.insert(keys.source_tag(&both.0, &both.1), both);
             }
-            for (stack, source) in more.clone() {
-                names.stacks.insert(keys.stack_tag(&stack), stack.clone());
-                names.sources.insert(keys.source_tag(&stack, &source), (stack, source));
+            for (stack, source) in more {
+                names.stacks.insert(keys.stack_tag(stack), stack.clone());
+                names.sources.insert(keys.source_tag(stack, source), (stack.clone(), source.clone()));
             }
         }
         names
@@ -85,12 +81,12 @@ impl Names {
 /// What is told of a snapshot by its root object.
 pub(crate) fn summary_of(info: &SnapshotInfo, names: &Names) -> SnapshotSummary {
     let header = &info.header;
-    let named = names.sources.get(&header.source_tag).cloned();
+    let by_tag = names.sources.get(&header.source_tag).cloned();
     let (stack, source) = match &info.summary {
         Some(body) => (Some(body.stack.clone()), Some(body.source.clone())),
         None => (
-            named.as_ref().map(|(stack, _)| stack.clone()).or_else(|| names.stacks.get(&header.stack_tag).cloned()),
-            named.map(|(_, source)| source),
+            by_tag.as_ref().map(|(stack, _)| stack.clone()).or_else(|| names.stacks.get(&header.stack_tag).cloned()),
+            by_tag.map(|(_, source)| source),
         ),
     };
     let body = seen_of(info).unwrap_or_default();

@@ -40,6 +40,9 @@ pub struct RecoveredStack {
 
 /// A configuration that leads to a repository and knows nothing else. With it every reading job
 /// works: list, restore to a directory or a server, check.
+///
+/// # Panics
+/// Never: the stack's stand-in is a name.
 #[must_use]
 pub fn bare_config(url: SecretUrl, identity_file: &Path, state_dir: &Path) -> StackConfig {
     let repository = RepositoryConfig {

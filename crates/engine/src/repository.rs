@@ -139,7 +139,7 @@ impl OpenRepository {
     fn names(&self, host: &Host<'_>, seen: &BTreeMap<SnapshotId, SeenSnapshot>) -> Names {
         // Sources that left the configuration keep their names by what the catalog saw.
         let known: BTreeSet<(StackName, SourceName)> = seen.values().filter_map(|seen| seen.names.clone()).collect();
-        Names::of(self.access(), host.config, known.iter().cloned())
+        Names::of(self.access(), host.config, &known)
     }
 
     /// Remembers heads and bodies that are new to this host.

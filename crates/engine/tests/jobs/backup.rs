@@ -1,14 +1,13 @@
 //! What a backup refuses, reports and leaves behind.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::PermissionsExt;
 
 use lifeboat_engine::backup::{BackupRequest, backup};
 use lifeboat_engine::lock::Lock;
 use lifeboat_model::SnapshotSummary;
 use lifeboat_model::config::{Role, SourceKind};
 
-use crate::site::{Site, put, source};
+use crate::site::{Site, no_machine_id, put, source};
 
 #[tokio::test]
 async fn each_source_becomes_a_snapshot_and_the_second_one_costs_what_changed() {
@@ -54,18 +53,15 @@ async fn a_source_that_fails_leaves_no_snapshot_and_does_not_stop_the_others() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_a_skip_and_exit_3() {
-    if rustix::process::geteuid().is_root() {
-        println!("SKIPPED what_cannot_be_read_is_a_skip_and_exit_3: root reads every file");
-        return;
-    }
-    let site = Site::new(&["documents"]).await;
-    let secret = site.path("documents").join("secret.txt");
-    put(&secret, "secret");
-    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0)).expect("mode");
+async fn an_empty_directory_is_backed_up_with_a_problem_and_exit_3() {
+    let site = Site::new(&["documents", "unmounted"]).await;
+    std::fs::remove_dir_all(site.path("unmounted")).expect("removed");
+    std::fs::create_dir(site.path("unmounted")).expect("an empty directory");
     let report = site.backup().await;
-    assert_eq!(report.exit_code(), 3);
-    assert_eq!(report.backups[0].skips, 1);
+    assert_eq!(report.exit_code(), 3, "{report:?}");
+    let odd = &report.backups[1];
+    assert!(odd.snapshot.is_some() && odd.skips + odd.problems == 1 && odd.examples.len() == 1, "{odd:?}");
+    assert_eq!(site.list().await.snapshots.iter().filter_map(|s| s.problems).max(), Some(1));
 }
 
 #[tokio::test]
@@ -125,8 +121,7 @@ async fn another_system_than_last_time_is_told() {
     let SourceKind::Files(_) = &site.config.sources[&source("documents")].kind else { panic!("files") };
     let mut seen = site.catalog.seen_of(&site.config.stack, &source("documents")).expect("seen").remove(0);
     if seen.facts.insert("machine.id".to_owned(), "another".to_owned()).is_none() {
-        println!("SKIPPED another_system_than_last_time_is_told: this machine has no id");
-        return;
+        return no_machine_id("another_system_than_last_time_is_told");
     }
     let (repository, id) = (repository_id(&site), site.list().await.snapshots[0].id);
     site.catalog.saw_snapshot(&repository, id, &seen).expect("saved");

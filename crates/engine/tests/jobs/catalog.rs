@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use lifeboat_engine::catalog::{Catalog, FILE, RestoreDone};
 
-use crate::site::{Has, Site, source};
+use crate::site::{Has, Site, no_machine_id, source};
 
 #[tokio::test]
 async fn a_lost_catalog_costs_no_backup_and_is_filled_again_by_a_list() {
@@ -45,6 +45,7 @@ async fn a_root_that_was_seen_and_is_gone_is_told() {
     let listing = site.list().await;
     assert_eq!((listing.snapshots.len(), listing.exit_code()), (1, 1));
     assert!(listing.findings[0].contains("was seen before and is gone"), "{:?}", listing.findings);
+    assert!(site.told.notes.lock().expect("notes").iter().any(|note| note.contains("is gone")));
     site.lose_state();
     site.only(&[Has::Identity]);
     assert_eq!(site.list().await.exit_code(), 0, "from the store alone nobody can tell");
@@ -56,8 +57,7 @@ async fn a_clone_does_not_write_its_origins_history() {
     site.backup().await;
     let seen = site.catalog.seen_of(&site.config.stack, &source("documents")).expect("seen").remove(0);
     let Some(id) = seen.facts.get("machine.id") else {
-        println!("SKIPPED a_clone_does_not_write_its_origins_history: this machine has no id");
-        return;
+        return no_machine_id("a_clone_does_not_write_its_origins_history");
     };
     let done = RestoreDone {
         time: jiff::Timestamp::UNIX_EPOCH,
