@@ -463,3 +463,6 @@ fn worn_indexes(view: &View, plan: &Plan, marked: &BTreeSet<ObjectHash>) -> Vec<
         .map(|index| index.hash)
         .collect()
 }
+
+#[cfg(test)]
+mod tests;
