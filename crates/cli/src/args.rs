@@ -23,10 +23,10 @@ fn exit_codes() -> String {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct Globals {
-    /// Configuration file, or LIFEBOAT_CONFIG [default: lifeboat.yaml, /etc/lifeboat/lifeboat.yaml].
+    /// Configuration file, or `LIFEBOAT_CONFIG` [default: lifeboat.yaml, /etc/lifeboat/lifeboat.yaml].
     #[arg(long, global = true, env = "LIFEBOAT_CONFIG", value_name = "FILE", hide_env = true, display_order = 100)]
     pub(crate) config: Option<PathBuf>,
-    /// Directory of catalog, cache and scratch files, or LIFEBOAT_STATE_DIR.
+    /// Directory of catalog, cache and scratch files, or `LIFEBOAT_STATE_DIR`.
     #[arg(long, global = true, env = "LIFEBOAT_STATE_DIR", value_name = "DIR", hide_env = true, display_order = 101)]
     pub(crate) state_dir: Option<PathBuf>,
     /// Print one JSON object instead of a table.
@@ -303,7 +303,7 @@ pub(crate) struct PruneArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RecoverArgs {
-    /// Where the store is: file:///srv/lifeboat.
+    /// Where the store is: `file:///srv/lifeboat`.
     #[arg(value_name = "URL")]
     pub(crate) url: String,
     /// Key that reads.

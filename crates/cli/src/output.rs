@@ -20,19 +20,6 @@ pub(crate) fn json(plural: &'static str, value: &impl Serialize) -> Result<(), F
     json_line(&Versioned { plural, value })
 }
 
-/// Writes one object with several fields. A map keeps its fields in the order of their names.
-pub(crate) fn json_object(fields: Vec<(&'static str, serde_json::Value)>) -> Result<(), Failure> {
-    let mut object = serde_json::Map::new();
-    object.insert("schema_version".to_owned(), SCHEMA_VERSION.into());
-    object.extend(fields.into_iter().map(|(name, value)| (name.to_owned(), value)));
-    json_line(&object)
-}
-
-/// A value as JSON.
-pub(crate) fn to_value(value: &impl Serialize) -> Result<serde_json::Value, Failure> {
-    serde_json::to_value(value).map_err(|error| Failure::of(Exit::Failed, &error))
-}
-
 fn json_line(value: &impl Serialize) -> Result<(), Failure> {
     text(&serde_json::to_string(value).map_err(|error| Failure::of(Exit::Failed, &error))?)
 }

@@ -11,7 +11,7 @@ use crate::output;
 use crate::talk::Talk;
 
 /// How often a line is written where no bar can be drawn.
-const LINE_EVERY: Duration = Duration::from_secs(60);
+const LINE_EVERY: Duration = Duration::from_mins(1);
 
 /// Tells the person who started the command.
 pub(crate) struct Progress {
@@ -77,15 +77,12 @@ impl Progress {
         let bytes = self.bytes.load(Ordering::Relaxed);
         let elapsed = self.clock.monotonic().saturating_sub(now.began);
         let rate = u64::try_from(u128::from(bytes) * 1000 / elapsed.as_millis().max(1)).unwrap_or(u64::MAX);
-        let mut line = format!("{}: {}", now.what, output::size(bytes));
-        if let Some(total) = now.total_bytes {
-            line.push_str(&format!(" of {}", output::size(total)));
-        }
-        line.push_str(&format!(", {} entries, {}/s", self.entries.load(Ordering::Relaxed), output::size(rate)));
-        if let Some(left) = now.total_bytes.and_then(|total| total.saturating_sub(bytes).checked_div(rate)) {
-            line.push_str(&format!(", {} left", output::duration(Duration::from_secs(left))));
-        }
-        line
+        let entries = self.entries.load(Ordering::Relaxed);
+        let total = now.total_bytes.map_or_else(String::new, |total| format!(" of {}", output::size(total)));
+        let left = now.total_bytes.and_then(|total| total.saturating_sub(bytes).checked_div(rate));
+        let left =
+            left.map_or_else(String::new, |left| format!(", {} left", output::duration(Duration::from_secs(left))));
+        format!("{}: {}{total}, {entries} entries, {}/s{left}", now.what, output::size(bytes), output::size(rate))
     }
 }
 

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lifeboat_engine::catalog::Catalog;
+use lifeboat_engine::keys::AskPassphrase;
 use lifeboat_engine::scratch::Scratch;
 use lifeboat_engine::{Host, JobError};
 use lifeboat_model::config::StackConfig;
 use lifeboat_model::flow::{Cancel, RunContext};
-use lifeboat_repo::Passphrase;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{Globals, IdentityArgs};
@@ -43,10 +43,7 @@ impl Session {
                 while signals.recv().await.is_some() {
                     if cancel.is_cancelled() {
                         talk.warn("stopped at once");
-                        #[expect(
-                            clippy::exit,
-                            reason = "the person asked twice; sealed snapshots are whole whenever it ends"
-                        )]
+                        // Sealed snapshots are whole whenever the process ends.
                         std::process::exit(Exit::Failed.code().into());
                     }
                     talk.warn("stopping; once more stops at once");
@@ -135,7 +132,7 @@ pub(crate) struct Running {
     pub(crate) catalog: Catalog,
     pub(crate) context: RunContext,
     progress: Arc<Progress>,
-    passphrase: Box<dyn Fn(&Path) -> Option<Passphrase> + Send + Sync>,
+    passphrase: Box<AskPassphrase<'static>>,
     _scratch: Scratch,
 }
 

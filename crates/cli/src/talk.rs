@@ -59,8 +59,9 @@ impl Talk {
             let object = json!({ "level": "error", "time": self.clock.now().to_string(), "error": what, "hits": hits });
             self.write(&object.to_string());
         } else {
-            let hits = hits.iter().map(|hit| format!("\n  hits {}", crate::output::one_line(hit))).collect::<String>();
-            self.write(&format!("error: {what}{hits}"));
+            let mut lines = vec![format!("error: {what}")];
+            lines.extend(hits.iter().map(|hit| format!("  hits {}", crate::output::one_line(hit))));
+            self.write(&lines.join("\n"));
         }
     }
 

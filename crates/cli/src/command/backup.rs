@@ -64,7 +64,9 @@ fn tell(session: &Session, report: &BackupReport) {
             session.talk.warn(&format!("{}: and {more} more", backup.source));
         }
         if let Some(error) = &backup.error {
-            let failure = Failure::new(Exit::from_code(backup.exit_code), format!("{}: {error}", backup.source));
+            let what =
+                if error.contains(&backup.source) { error.clone() } else { format!("{}: {error}", backup.source) };
+            let failure = Failure::new(Exit::from_code(backup.exit_code), what);
             session.talk.fail(&failure.maybe_hint(backup.hint.clone()));
         }
     }

@@ -68,14 +68,12 @@ pub(crate) async fn run(session: &Session, args: InitArgs) -> Result<Exit, Failu
 /// The repository of this name, or all.
 pub(crate) fn chosen<'a>(config: &'a StackConfig, name: Option<&str>) -> Result<Vec<&'a RepositoryConfig>, Failure> {
     let Some(name) = name else { return Ok(config.repositories.values().collect()) };
-    match config.repositories.get(name) {
-        Some(repository) => Ok(vec![repository]),
-        None => {
-            let known: Vec<&str> = config.repositories.keys().map(String::as_str).collect();
-            Err(Failure::usage(format!("the configuration has no repository {name:?}"))
-                .hint(format!("it has {}", known.join(", "))))
-        }
+    if let Some(repository) = config.repositories.get(name) {
+        return Ok(vec![repository]);
     }
+    let known: Vec<&str> = config.repositories.keys().map(String::as_str).collect();
+    Err(Failure::usage(format!("the configuration has no repository {name:?}"))
+        .hint(format!("it has {}", known.join(", "))))
 }
 
 struct Init<'a> {

@@ -1,7 +1,7 @@
 //! `restore` and `verify`.
 
 use lifeboat_engine::datastore::ServerAccess;
-use lifeboat_engine::restore::{Mode, RestoreAsk, RestoreReport, To};
+use lifeboat_engine::restore::{Mode, RestoreAsk, RestoreReport};
 use lifeboat_model::config::SecretText;
 use lifeboat_model::restore::RestorePlan;
 use lifeboat_model::target::RestoreOptions;
@@ -124,17 +124,16 @@ fn show_plan(session: &Session, running: &Running, plan: &RestorePlan) {
 
 fn told(report: &RestoreReport, zone: &jiff::tz::TimeZone) -> String {
     let Some(restored) = &report.restored else { return String::new() };
-    let mut text = format!(
+    let compared = report.verified.as_ref().map_or_else(String::new, |verified| {
+        format!("; {} compared, {} differ", verified.compared, verified.difference_count)
+    });
+    format!(
         "restored {} to {}: {} entries, {}",
         output::snapshot(&report.plan.snapshot, zone),
         report.plan.to,
         restored.entries,
         output::size(restored.bytes)
-    );
-    if let Some(verified) = &report.verified {
-        text.push_str(&format!("; {} compared, {} differ", verified.compared, verified.difference_count));
-    }
-    text
+    ) + &compared
 }
 
 fn tell_differences(session: &Session, report: &RestoreReport) {

@@ -109,11 +109,10 @@ fn plan(report: &ForgetReport, zone: &jiff::tz::TimeZone) -> String {
             ]
         })
     });
-    let mut text = output::table(&columns, rows);
-    for left in &report.untouched {
-        text.push_str(&format!("\n{} ({} snapshots) is left alone: {}", left.source, left.count, left.why));
-    }
-    text
+    let mut lines = vec![output::table(&columns, rows)];
+    let alone = report.untouched.iter();
+    lines.extend(alone.map(|left| format!("{} ({} snapshots) is left alone: {}", left.source, left.count, left.why)));
+    lines.join("\n")
 }
 
 pub(crate) async fn hold(session: &Session, args: HoldArgs) -> Result<Exit, Failure> {

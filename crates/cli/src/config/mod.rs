@@ -17,7 +17,7 @@ use lifeboat_model::config::{Role, StackConfig};
 
 pub(crate) use check::{StateDir, Surroundings};
 pub(crate) use fault::ConfigError;
-pub(crate) use shape::{Bytes, schema};
+pub(crate) use shape::schema;
 pub(crate) use typed::nearest;
 pub(crate) use variables::Environment;
 

@@ -152,6 +152,7 @@ impl<'de> Deserialize<'de> for PolicyShape {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(tag = "kind")]
+#[expect(clippy::large_enum_variant, reason = "a configuration has a handful of sources")]
 pub(crate) enum SourceShape {
     /// File trees of this host.
     Files(FilesShape),

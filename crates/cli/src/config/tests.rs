@@ -2,6 +2,7 @@ use std::fmt::Write as _;
 
 use lifeboat_model::config::{PostgresBackup, RolePasswords, SourceKind};
 
+use super::shape::Bytes;
 use super::*;
 
 fn environment(name: &str) -> Option<String> {
