@@ -2,7 +2,11 @@
 //! links the whole program.
 
 mod cli;
+mod closing;
 mod config;
+mod docs;
 mod flow;
+mod harness;
 mod keys;
+mod kill;
 mod run;
