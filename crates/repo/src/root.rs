@@ -33,7 +33,7 @@ pub struct RootHeader {
     pub sequence: u64,
     /// The root before in the chain.
     pub previous: Option<ObjectHash>,
-    /// When the run began, by the writer's clock.
+    /// When the root was made, by the writer's clock.
     pub time: Timestamp,
     /// The newest roster that the writer knew.
     pub roster_number: u32,

@@ -79,7 +79,7 @@ pub struct Sealed {
     pub id: SnapshotId,
     /// The new end of the source's chain, to be remembered.
     pub head: RememberedHead,
-    /// When the run began.
+    /// When the root was made.
     pub time: Timestamp,
     /// Counts.
     pub stats: SnapshotStats,
@@ -144,7 +144,6 @@ pub struct SnapshotWriter {
     keys: DomainKeys,
     source_tag: Digest,
     parent_key: ParentKey,
-    began: Timestamp,
     chain: Chain,
     secrets: Arc<RunSecrets>,
     cutter: Cutter,
@@ -195,7 +194,6 @@ impl Repository {
         let chunker_key = keys.content.as_ref().map(|content| content.chunker.clone()).ok_or_else(missing)?;
         let source_tag = keys.source_tag(&head.stack, &head.source);
         let ids = IdFile::create(&context.scratch).map_err(scratch_error(&context))?;
-        let began = context.clock.now();
         let link = Link {
             store: Arc::clone(&store),
             access: Arc::clone(&access),
@@ -247,7 +245,6 @@ impl Repository {
             keys,
             source_tag,
             parent_key,
-            began,
             chain,
             secrets,
             stop,

@@ -6,7 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
-/// A small, fast, seeded generator of numbers (SplitMix64, public domain algorithm by S. Vigna).
+/// A small, fast, seeded generator of numbers (`SplitMix64`, an algorithm in the public domain).
 #[derive(Debug, Clone)]
 pub struct Numbers(u64);
 
@@ -96,6 +96,9 @@ pub fn write_tree(root: &Path, total_bytes: u64, seed: u64) -> io::Result<u64> {
 ///
 /// # Errors
 /// What the file system says.
+///
+/// # Panics
+/// Never: a place below the sum of the lengths lies in one of the files.
 pub fn change_tree(root: &Path, share_permille: u64, seed: u64) -> io::Result<u64> {
     let mut numbers = Numbers::new(seed);
     let mut files = Vec::new();

@@ -118,12 +118,14 @@ impl SnapshotWriter {
         let (problems, skips, other_problems) = self.problems.all();
         let stats = self.stats(tree, uploaded, (skips, other_problems));
         let Chain { sequence, root: previous } = self.chain;
+        // The store dates the root as well; a run that took long must not look like a clock gone wrong.
+        let time = self.context.clock.now();
         let header = RootHeader {
             stack_tag: self.keys.stack_tag(&self.head.stack),
             source_tag: self.source_tag,
             sequence: sequence + 1,
             previous,
-            time: self.began,
+            time,
             roster_number: access.roster.number,
             roster_hash: access.roster.hash,
             run: self.run.id,
@@ -155,7 +157,7 @@ impl SnapshotWriter {
         put_object(self.store.as_ref(), &ObjectType::SnapshotRoot.key(hash), bytes).await?;
         let head =
             RememberedHead { writer: sign.verify_key(), source: self.source_tag, sequence: sequence + 1, root: hash };
-        Ok(Sealed { id, head, time: self.began, stats, problems })
+        Ok(Sealed { id, head, time, stats, problems })
     }
 
     fn stats(&self, tree: Tree, uploaded: Uploaded, (skips, problems): (u64, u64)) -> SnapshotStats {
