@@ -48,11 +48,13 @@ pub(crate) fn to_yaml(value: &impl serde::Serialize) -> Result<String, ConfigErr
 }
 
 /// The configuration that a snapshot carries, for a machine that only restores: its role, and the
-/// store and identity that were just used in place of those of the old host.
+/// store and identity that were just used in place of those of the old host. Its state directory
+/// is not this machine's.
 pub(crate) fn for_restore(text: &str, url: &str, identity: &Path) -> Result<String, ConfigError> {
     let bad = |fault| ConfigError::bad(Path::new("the snapshot's configuration"), text, fault);
     let mut tree = yaml::parse(text).map_err(bad)?;
     tree.set("role", "restore");
+    tree.remove("stateDir");
     let escape = |text: &str| text.replace('$', "$$");
     if let Some(repositories) = tree.get_mut("repositories") {
         let one = repositories.children().count() == 1;

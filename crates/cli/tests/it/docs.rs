@@ -31,7 +31,11 @@ fn the_commands_of_the_readme_do_what_it_says() {
     assert!(blocks.len() >= 4, "the README lost its commands");
     let dir = tempfile::tempdir().unwrap();
     let script = dir.path().join("readme.sh");
-    write(&script, format!("set -euo pipefail\nlifeboat() {{ '{}' \"$@\"; }}\n{}", binary().display(), blocks.join("\n")).as_bytes());
+    write(
+        &script,
+        format!("set -euo pipefail\nlifeboat() {{ '{}' \"$@\"; }}\n{}", binary().display(), blocks.join("\n"))
+            .as_bytes(),
+    );
     let work = dir.path().join("work");
     std::fs::create_dir(&work).unwrap();
     let ran = std::process::Command::new("bash")

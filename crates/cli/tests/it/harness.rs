@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// The binary under test: `LIFEBOAT_BIN` (the release build, in `make test`) or cargo's own.
+#[expect(clippy::disallowed_methods, reason = "a test is told by its environment what to run")]
 pub(crate) fn binary() -> PathBuf {
     std::env::var_os("LIFEBOAT_BIN").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_lifeboat")), PathBuf::from)
 }
 
 /// Whether the long variants run (`make test-long`).
+#[expect(clippy::disallowed_methods, reason = "a test is told by its environment what to run")]
 pub(crate) fn long() -> bool {
     std::env::var_os("LIFEBOAT_LONG").is_some()
 }
@@ -101,7 +103,8 @@ impl Caller {
         let (out, err) = (files.path().join("out"), files.path().join("err"));
         let create = |path: &Path| fs::File::create(path).expect("an output file");
         let started = now();
-        let mut child = self.command(args).stdout(create(&out)).stderr(create(&err)).spawn().expect("the program starts");
+        let mut child =
+            self.command(args).stdout(create(&out)).stderr(create(&err)).spawn().expect("the program starts");
         let mut peak_kib = 0;
         let status = loop {
             peak_kib = peak_kib.max(peak_of(child.id()));
@@ -149,11 +152,19 @@ pub(crate) fn describe(root: &Path) -> String {
         for path in children {
             let meta = fs::symlink_metadata(&path).expect("an entry's metadata");
             let name = path.strip_prefix(root).expect("below the root");
-            write!(text, "{name:?} {:o} {}.{:09}", meta.mode(), meta.mtime(), meta.mtime_nsec()).expect("text");
+            write!(
+                text,
+                "{} {:o} {}.{:09}",
+                name.as_os_str().as_encoded_bytes().escape_ascii(),
+                meta.mode(),
+                meta.mtime(),
+                meta.mtime_nsec()
+            )
+            .expect("text");
             if meta.is_dir() {
                 dirs.push(path);
             } else if meta.is_symlink() {
-                write!(text, " -> {:?}", fs::read_link(&path).expect("a link")).expect("text");
+                write!(text, " -> {}", fs::read_link(&path).expect("a link").display()).expect("text");
             } else if meta.is_file() {
                 let bytes = fs::read(&path).expect("a file");
                 write!(text, " {} {}", bytes.len(), blake3::hash(&bytes).to_hex()).expect("text");

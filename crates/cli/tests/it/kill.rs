@@ -108,6 +108,7 @@ impl World {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a test is told by its environment what to run")]
 fn killed_at_random_points_every_sealed_snapshot_restores_and_the_next_run_succeeds() {
     let seeds: u64 = match std::env::var("LIFEBOAT_KILL_SEEDS") {
         Ok(text) => text.parse().expect("LIFEBOAT_KILL_SEEDS is a number"),
