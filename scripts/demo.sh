@@ -165,7 +165,7 @@ for source in documents registry; do
   cmp -s "$work/before.$part" "$work/after.$part" || { equal=NO failed=1; }
   size=$(bytes "$source" bytes)
   awk -v s="$source" -v b="$size" -v n="$(bytes "$source" new_bytes)" -v t="${seconds[$source]}" -v r="${back[$source]}" -v e="$equal" \
-    'BEGIN { printf "%-10s %12d %12d %9.1f %7.0f %9.1f %7.0f %6s\n", s, b, n, t, b / t / 1e6, r, b / r / 1e6, e }'
+    'BEGIN { printf "%-10s %12.0f %12.0f %9.1f %7.0f %9.1f %7.0f %6s\n", s, b, n, t, b / t / 1e6, r, b / r / 1e6, e }'
 done
 PGPASSWORD=clipboard "$pgbin/psql" -XAtq -U registrar -d events -c "SELECT 'the restored role registrar logs in and sees ' || count(*) || ' births' FROM births"
 exit $failed
