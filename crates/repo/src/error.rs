@@ -99,6 +99,9 @@ pub enum RepoError {
         /// What the store holds.
         found: RepositoryId,
     },
+    /// One of the key files is of another repository; nothing was asked of the store.
+    #[error("the key files belong to different repositories")]
+    KeysDiffer,
     /// Signed by another root than the key file's.
     #[error("{object} is signed by {found}, not by {wanted}, the root that the key file names")]
     OtherRoot {
@@ -228,9 +231,11 @@ impl RepoError {
             | Self::Cache(_)
             | Self::Store(_)
             | Self::KeyFile { source: KeyFileError::Write(_), .. } => RepoErrorKind::Failed,
-            Self::WrongKey { .. } | Self::KeyMissing { .. } | Self::KeyFile { .. } | Self::OtherRepository { .. } => {
-                RepoErrorKind::Key
-            }
+            Self::WrongKey { .. }
+            | Self::KeyMissing { .. }
+            | Self::KeysDiffer
+            | Self::KeyFile { .. }
+            | Self::OtherRepository { .. } => RepoErrorKind::Key,
             Self::OtherRoot { object, .. } if object == "format" => RepoErrorKind::Key,
             Self::UnknownFeature { .. }
             | Self::Object { .. }
@@ -256,6 +261,7 @@ impl RepoError {
             Self::Object { .. } | Self::Missing { .. } | Self::Chunk { .. } => {
                 Some("`lifeboat check --read-data` tells what is damaged and which entries it hits")
             }
+            Self::KeysDiffer => Some("`lifeboat key test FILE` tells to which repository a key file belongs"),
             Self::OtherRepository { .. } => Some("the url and the key file do not belong together; compare both"),
             Self::OtherRoot { .. } => {
                 Some("somebody else set up or changed this store; do not write to it before you know who")

@@ -32,7 +32,7 @@ impl Keys {
     /// The repository and root that all of them name.
     ///
     /// # Errors
-    /// [`RepoError::KeyMissing`] where there is none, [`RepoError::Usage`] where they disagree.
+    /// [`RepoError::KeyMissing`] where there is none, [`RepoError::KeysDiffer`] where they disagree.
     pub fn home(&self) -> Result<(RepositoryId, VerifyKey), RepoError> {
         let mut homes = [
             self.writer.as_ref().map(|key| (key.repository, key.root)),
@@ -43,14 +43,7 @@ impl Keys {
         .flatten();
         let home =
             homes.next().ok_or(RepoError::KeyMissing { what: "opening a repository", needs: "a key file of it" })?;
-        if homes.all(|other| other == home) {
-            Ok(home)
-        } else {
-            Err(RepoError::Usage {
-                what: "the key files belong to different repositories".into(),
-                hint: Some("`lifeboat key test FILE` tells to which repository a key file belongs"),
-            })
-        }
+        if homes.all(|other| other == home) { Ok(home) } else { Err(RepoError::KeysDiffer) }
     }
 
     fn writes(&self) -> bool {

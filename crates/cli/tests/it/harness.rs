@@ -97,6 +97,12 @@ impl Caller {
         self.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts")
     }
 
+    /// Starts the program; what it says on standard error goes into a file.
+    pub(crate) fn spawn_telling(&self, args: &[&str], stderr: &Path) -> Child {
+        let stderr = fs::File::create(stderr).expect("an output file");
+        self.command(args).stdout(Stdio::null()).stderr(stderr).spawn().expect("the program starts")
+    }
+
     /// Runs the program to its end.
     pub(crate) fn run(&self, args: &[&str]) -> Outcome {
         let files = tempfile::tempdir().expect("a temporary directory");

@@ -7,6 +7,7 @@
     reason = "a test that cannot go on says so, and tells what it measured"
 )]
 
+mod bad;
 mod cli;
 mod closing;
 mod config;
