@@ -200,7 +200,7 @@ fn a_store_that_is_full_gets_no_snapshot_and_the_next_run_succeeds() {
 #[test]
 fn a_scratch_disk_that_is_full_at_any_page_makes_no_half_snapshot() {
     let world = World::new();
-    let Some(_small) = Small::mount("a_scratch_disk_that_is_full", &world.path("state"), "2m") else { return };
+    let Some(_small) = Small::mount("a_scratch_disk_that_is_full", &world.path("state"), "8m") else { return };
     world.run(&["init"]).expect(0);
     world.fill("alpha", 100_000, 1);
     world.run(&["backup", "--label", "0"]).expect(0);
@@ -210,7 +210,7 @@ fn a_scratch_disk_that_is_full_at_any_page_makes_no_half_snapshot() {
         let written = std::io::copy(&mut std::io::repeat(1), &mut file);
         assert_eq!(written.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
         let pages = file.metadata().unwrap().len() / 4096 * 4096;
-        file.set_len(pages - free * 1024).unwrap();
+        file.set_len(pages.saturating_sub(free * 1024)).unwrap();
         world.fill("beta", 50_000, free + 2);
         let label = format!("with-{free}");
         let done = world.run(&["backup", "--label", &label]);
