@@ -90,7 +90,7 @@ impl IndexObject {
                     0 => packs = Some(value.list(index_pack)?),
                     1 => places = Some(origins(value)?),
                     2 => {
-                        let read = |item: &mut Parse<'_>| Envelope::from_bytes(Bytes::copy_from_slice(item.bytes()?));
+                        let read = |item: &mut Parse<'_>| Envelope::from_bytes(item.bytes()?);
                         envelopes = Some(value.list(read)?);
                     }
                     3 => bytes = Some(value.bytes()?),

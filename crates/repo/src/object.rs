@@ -373,9 +373,10 @@ impl Envelope {
     ///
     /// # Errors
     /// [`ObjectError::Malformed`] for another length or an unknown reader.
-    pub fn from_bytes(bytes: Bytes) -> Result<Self, ObjectError> {
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ObjectError> {
         if bytes.len() == ENVELOPE_BYTES && matches!(bytes[0], 1 | 2) && bytes[1..4] == [0; 3] {
-            Ok(Self(bytes))
+            // A copy: a slice would keep the whole pack or index that it came in alive.
+            Ok(Self(Bytes::copy_from_slice(bytes)))
         } else {
             Err(ObjectError::malformed("not an envelope"))
         }
@@ -475,13 +476,13 @@ mod tests {
         let secret = Secret::random();
         let envelope = Envelope::seal(REPOSITORY, &recipient, &secret).expect("sealed");
         assert_eq!(envelope.bytes().len(), ENVELOPE_BYTES);
-        let read = Envelope::from_bytes(envelope.bytes().clone()).expect("an envelope");
+        let read = Envelope::from_bytes(envelope.bytes()).expect("an envelope");
         assert_eq!((read.reader(), read.generation()), (Reader::Epoch, 3));
         assert_eq!(read.open(REPOSITORY, &seal), Ok(secret));
         assert!(read.open(REPOSITORY, &SealSecret::random()).is_err());
         let mut other = envelope.bytes().to_vec();
         other[4] = 4;
-        let other = Envelope::from_bytes(other.into()).expect("an envelope in form");
+        let other = Envelope::from_bytes(&other).expect("an envelope in form");
         assert!(other.open(REPOSITORY, &seal).is_err());
     }
 }

@@ -244,7 +244,7 @@ fn open_part(
     let (envelope, sealed) = bytes
         .split_at_checked(ENVELOPE_BYTES)
         .ok_or_else(|| ObjectError::malformed("a part of a root without its envelope"))?;
-    let envelope = Envelope::from_bytes(Bytes::copy_from_slice(envelope))?;
+    let envelope = Envelope::from_bytes(envelope)?;
     let Some(secret) = access.secret_of(&envelope)? else { return Ok(None) };
     Ok(Some(part_key(&secret, name, run).open(0, aad, sealed)?))
 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use lifeboat_model::{ChunkId, ObjectHash};
 
 use super::{IndexObject, IndexPack, Location};
@@ -98,9 +97,7 @@ impl Collector {
     fn origin(&mut self, pack: PackId, envelope: &Envelope) -> u32 {
         let lists = &mut self.lists;
         let envelope = *self.envelope_places.entry(envelope.clone()).or_insert_with(|| {
-            // A copy of its own: a slice would keep the whole object in memory.
-            let own = Envelope::from_bytes(Bytes::copy_from_slice(envelope.bytes())).expect("it is one");
-            lists.envelopes.push(own);
+            lists.envelopes.push(envelope.clone());
             place(lists.envelopes.len() - 1)
         });
         *self.origin_places.entry(pack).or_insert_with(|| {
@@ -398,7 +395,7 @@ impl Lists {
                     2 => lists.packs = value.list(read_pack)?,
                     3 => lists.origins = origins(value)?,
                     4 => {
-                        let read = |item: &mut Parse<'_>| Envelope::from_bytes(Bytes::copy_from_slice(item.bytes()?));
+                        let read = |item: &mut Parse<'_>| Envelope::from_bytes(item.bytes()?);
                         lists.envelopes = value.list(read)?;
                     }
                     5 => lists.foreign = value.list(read_foreign)?,

@@ -205,7 +205,7 @@ async fn only_the_signers_of_a_type_may_sign_it() {
 }
 
 fn object(ids: &[u8]) -> IndexObject {
-    let envelope = crate::object::Envelope::from_bytes([&[1, 0, 0, 0, 1, 0, 0, 0][..], &[7; 1200]].concat().into());
+    let envelope = crate::object::Envelope::from_bytes(&[&[1, 0, 0, 0, 1, 0, 0, 0][..], &[7; 1200]].concat());
     let mut records: Vec<Record> = ids
         .iter()
         .zip(0..)

@@ -115,7 +115,7 @@ impl Trailer {
         let sealed = &tail[sealed_start..tail.len() - FOOTER_BYTES];
         let envelopes = (start..sealed_start)
             .step_by(ENVELOPE_BYTES)
-            .map(|at| Envelope::from_bytes(tail.slice(at..at + ENVELOPE_BYTES)))
+            .map(|at| Envelope::from_bytes(&tail[at..at + ENVELOPE_BYTES]))
             .collect::<Result<Vec<_>, _>>()?;
         if sealed.len() < DOMAIN_SEAL_BYTES {
             return Err(cut());

@@ -19,8 +19,8 @@ use crate::sealed::check_hash;
 
 /// The length at which a pack is closed.
 const PACK_BYTES: usize = 32 << 20;
-/// What a new pack sets aside at first.
-const CAPACITY_BYTES: usize = 1 << 20;
+/// What a new pack sets aside: all that it may come to hold, so that it never grows by a copy.
+const CAPACITY_BYTES: usize = PACK_BYTES + (1 << 20);
 
 /// Puts new packs and their index, and returns the plan without the packs and index objects that
 /// could not be replaced.
