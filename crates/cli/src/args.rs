@@ -204,7 +204,7 @@ pub(crate) struct RestoreArgs {
     /// Repository, where the configuration has several.
     #[arg(long, value_name = "REPOSITORY")]
     pub(crate) from: Option<String>,
-    /// A part: path or glob of files; table, schema.table or database/schema.table.
+    /// A part: path or glob of files; database/schema.table, 'database/schema.*' or 'database/*'.
     #[arg(long, value_name = "PATH|TABLE")]
     pub(crate) only: Vec<String>,
     /// Replace what stands in the way: restore beside it, then rename.
@@ -237,7 +237,7 @@ pub(crate) struct VerifyArgs {
     /// Repository, where the configuration has several.
     #[arg(long, value_name = "REPOSITORY")]
     pub(crate) from: Option<String>,
-    /// A part: path or glob of files; table, schema.table or database/schema.table.
+    /// A part: path or glob of files; database/schema.table, 'database/schema.*' or 'database/*'.
     #[arg(long, value_name = "PATH|TABLE")]
     pub(crate) only: Vec<String>,
     /// Compare a database under another name.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use lifeboat_model::config::{SecretUrl, SourceConfig, SourceKind};
 use lifeboat_model::flow::EntryReader;
-use lifeboat_model::restore::{Destination, Machine, RestoreRequest, resolve};
+use lifeboat_model::restore::{Destination, Machine, RestoreRequest, at_home, resolve};
 use lifeboat_model::target::{RestoreOptions, Verified};
 use lifeboat_model::{RecoveryPoint, SnapshotRef, SnapshotSummary};
 use lifeboat_source::Target;
@@ -138,7 +138,9 @@ async fn open<'a>(host: &Host<'a>, ask: &RestoreAsk) -> Result<Opened<'a>, JobEr
     let config = host.repository_for(asked, ask.from.as_deref())?;
     let mut repository = open_repository(host, config, Need::Read).await?;
     let listing = repository.list(host).await?;
-    let snapshot = resolve(asked, &listing.snapshots, &host.config.time_zone)?.clone();
+    let snapshot =
+        resolve(&at_home(asked, &host.config.stack, &listing.snapshots), &listing.snapshots, &host.config.time_zone)?
+            .clone();
     let (data, root) = repository.read(snapshot.id).await?;
     let origin = snapshot
         .source

@@ -1,7 +1,7 @@
 //! What is done with one snapshot: open it to look into it, hold it, release it.
 
 use lifeboat_model::flow::EntryReader;
-use lifeboat_model::restore::resolve;
+use lifeboat_model::restore::{at_home, resolve};
 use lifeboat_model::{RecoveryPoint, SnapshotRef, SnapshotSummary};
 use serde::Serialize;
 
@@ -36,7 +36,9 @@ pub async fn open_snapshot(host: &Host<'_>, asked: &SnapshotRef, from: Option<&s
     let config = host.repository_for(asked, from)?;
     let mut repository = open_repository(host, config, Need::Read).await?;
     let listing = repository.list(host).await?;
-    let snapshot = resolve(asked, &listing.snapshots, &host.config.time_zone)?.clone();
+    let snapshot =
+        resolve(&at_home(asked, &host.config.stack, &listing.snapshots), &listing.snapshots, &host.config.time_zone)?
+            .clone();
     let (data, body) = repository.read(snapshot.id).await?;
     Ok(OpenSnapshot { snapshot, kind: body.kind, point: body.recovery_point, data })
 }
@@ -72,7 +74,14 @@ pub async fn hold(
     let listing = repository.list(host).await?;
     let mut found = Vec::new();
     for asked in asked {
-        found.push(resolve(asked, &listing.snapshots, &host.config.time_zone)?.clone());
+        found.push(
+            resolve(
+                &at_home(asked, &host.config.stack, &listing.snapshots),
+                &listing.snapshots,
+                &host.config.time_zone,
+            )?
+            .clone(),
+        );
     }
     let mut reports = Vec::new();
     for mut snapshot in found {

@@ -59,6 +59,18 @@ impl ResolveError {
     }
 }
 
+/// What is asked on a machine that serves `stack`: where no stack is named and that one has such a
+/// source, it is meant, whatever other stacks the repository holds.
+#[must_use]
+pub fn at_home(asked: &SnapshotRef, stack: &StackName, snapshots: &[SnapshotSummary]) -> SnapshotRef {
+    let own = |s: &SnapshotSummary| s.stack.as_ref() == Some(stack) && s.source == asked.source;
+    let mut asked = asked.clone();
+    if asked.stack.is_none() && asked.source.is_some() && snapshots.iter().any(own) {
+        asked.stack = Some(stack.clone());
+    }
+    asked
+}
+
 /// The one snapshot that `asked` names among `snapshots`.
 ///
 /// After `@` the first that fits counts: `latest`; a time (the newest at or before it, read in

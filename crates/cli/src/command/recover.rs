@@ -12,7 +12,8 @@ use crate::session::{Session, absolute};
 
 pub(crate) async fn run(session: &Session, args: RecoverArgs) -> Result<Exit, Failure> {
     let state_dir = session.state_dir()?;
-    let identity = absolute(&args.identity)?;
+    // Free of links and `..`: the path may end up in a configuration.
+    let identity = args.identity.canonicalize().or_else(|_| absolute(&args.identity))?;
     let config = bare_config(SecretUrl::new(args.url.clone()), &identity, &state_dir);
     let running = session.begin(config, Asker::new(args.passphrase_file.as_ref())?)?;
     let mut report = running.done(recover(&running.host()).await)?;

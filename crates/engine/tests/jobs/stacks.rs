@@ -4,7 +4,8 @@ use lifeboat_engine::forget::{ForgetRequest, forget};
 use lifeboat_engine::restore::To;
 use lifeboat_engine::snapshot::{Word, hold};
 use lifeboat_engine::upkeep::prune;
-use lifeboat_model::restore::ResolveError;
+use lifeboat_model::StackName;
+use lifeboat_model::restore::{ResolveError, at_home, resolve};
 
 use crate::site::{Has, Site, asked, put};
 
@@ -70,16 +71,20 @@ async fn a_held_snapshot_outlives_its_policy_until_it_is_released() {
 }
 
 #[tokio::test]
-async fn a_source_of_two_stacks_has_to_be_named_with_its_stack() {
+async fn a_second_stack_in_the_repository_does_not_change_what_a_source_means() {
     let site = Site::new(&["documents"]).await;
     let other = site.joined("ocean", &["documents"]).await;
     site.backup().await;
     other.backup().await;
-    let to = To::Dir(site.dir.path().join("back"));
-    let error = site.restore(&Site::ask("documents", to.clone())).await.expect_err("two stacks");
-    let lifeboat_engine::JobError::Resolve(ResolveError::SeveralStacks { stacks, .. }) = &error else {
-        panic!("{error}")
-    };
-    assert_eq!(stacks, &["farajaland", "ocean"]);
-    site.restore(&Site::ask("ocean/documents", to)).await.expect("restored");
+    let listed = site.list().await.snapshots;
+    assert_eq!(listed.len(), 2);
+    let home = at_home(&asked("documents"), &site.config.stack, &listed);
+    let away = at_home(&asked("documents"), &StackName::new("bare").expect("a name"), &listed);
+    let zone = jiff::tz::TimeZone::UTC;
+    assert_eq!(resolve(&home, &listed, &zone).expect("its own").group(), "farajaland/documents");
+    let Err(ResolveError::SeveralStacks { stacks, .. }) = resolve(&away, &listed, &zone) else { panic!("refused") };
+    assert_eq!(stacks, ["farajaland", "ocean"]);
+    let to = |name: &str| To::Dir(site.dir.path().join(name));
+    site.restore(&Site::ask("documents", to("own"))).await.expect("restored");
+    site.restore(&Site::ask("ocean/documents", to("foreign"))).await.expect("restored");
 }
