@@ -82,7 +82,8 @@ async fn an_empty_store_is_no_repository() {
 async fn keys_of_different_repositories_are_not_mixed() {
     let (one, two) = (repository().await, repository().await);
     let keys = Keys { identity: identity(&two).identity, ..writer(&one) };
-    assert_eq!(refused(&one.store, &keys).await.kind(), RepoErrorKind::Usage);
+    assert!(matches!(refused(&one.store, &keys).await, RepoError::KeysDiffer));
+    assert_eq!(refused(&one.store, &keys).await.kind(), RepoErrorKind::Key);
     assert_eq!(refused(&one.store, &Keys::default()).await.kind(), RepoErrorKind::Key);
 }
 
