@@ -313,9 +313,10 @@ impl Work<'_> {
         let loaded = load::all(self.server, archive, database, self.jobs, self.ctx).await?;
         out.entries += loaded.entries.into_inner() + 1;
         out.bytes += loaded.bytes.into_inner();
-        let jobs = format!("--jobs={}", self.jobs);
         let what = format!("restoring indexes and constraints of database {:?} failed", archive.database);
-        self.pg_restore(scratch.path(), database, &["--section=post-data", &jobs], &what).await?;
+        // One job: the parallel one orders locks by the data section, which it does not see here, and
+        // then deadlocks on indexes of partitions.
+        self.pg_restore(scratch.path(), database, &["--section=post-data"], &what).await?;
         self.properties(archive, database, out).await
     }
 
