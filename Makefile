@@ -30,7 +30,7 @@ lint:
 test: servers release lint
 	LIFEBOAT_BIN=$(CURDIR)/$(BIN) scripts/run-tests.sh
 
-## test-long: more seeds of the kill tests, and the closing test at full size (2 GB database, 300,000 files)
+## test-long: more seeds of whatever goes by seeds (LIFEBOAT_SEEDS=100..900 names them), and the closing test at full size (2 GB database, 300,000 files)
 test-long: servers release
 	LIFEBOAT_LONG=1 LIFEBOAT_BIN=$(CURDIR)/$(BIN) scripts/run-tests.sh
 

@@ -3,6 +3,7 @@
 
 pub mod context;
 pub mod crash;
+pub mod effort;
 pub mod mixed;
 pub mod postgres;
 pub mod snapshot;
