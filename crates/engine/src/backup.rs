@@ -230,11 +230,17 @@ impl SourceJob<'_> {
         }
     }
 
-    /// What is new against the newest snapshot of the source that this host remembers.
+    /// What is new against the newest snapshot of the source that this host remembers, and what the
+    /// source leaves out by its nature.
     fn compare(&self, point: &RecoveryPoint) -> Vec<String> {
         let host = self.host;
         let seen = host.remember(host.catalog.seen_of(host.stack(), &self.source.name)).unwrap_or_default();
-        seen.last().map_or_else(Vec::new, |last| differences(&host.label_of(&self.source.name), &last.facts, point))
+        let source = host.label_of(&self.source.name);
+        let mut notes = seen.last().map_or_else(Vec::new, |last| differences(&source, &last.facts, point));
+        if let Some(count) = point.facts.get("files.sockets").filter(|count| *count != "0") {
+            notes.push(format!("{source}: {count} sockets were left out: who listens on them makes them anew"));
+        }
+        notes
     }
 
     fn seen(&self, point: &RecoveryPoint, sealed: &Sealed) -> SeenSnapshot {

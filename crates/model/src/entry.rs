@@ -20,7 +20,7 @@ pub enum EntryKind {
     CharDevice = 5,
     /// A block device.
     BlockDevice = 6,
-    /// A socket: recorded, never restored.
+    /// A socket: no longer recorded, and never restored.
     Socket = 7,
     /// Something that was left out; [`EntryMeta::why`] tells the reason.
     Skipped = 8,

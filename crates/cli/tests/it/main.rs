@@ -14,6 +14,7 @@ mod config;
 mod docs;
 mod flow;
 mod harness;
+mod home;
 mod keys;
 mod kill;
 mod run;

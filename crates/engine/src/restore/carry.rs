@@ -83,7 +83,7 @@ pub async fn carry_out(
         return Err(JobError::Declined);
     }
     if options.replace {
-        run.monitor.begin("reading and checking before anything is replaced", Some(inventory.needed_bytes));
+        run.monitor.begin("reading and checking before anything is replaced", None);
         preflight(data, &inventory.reads, run).await?;
     }
     if run.cancel.is_cancelled() {

@@ -42,6 +42,7 @@ struct Counts {
     dirs: AtomicU64,
     others: AtomicU64,
     skipped: AtomicU64,
+    sockets: AtomicU64,
     problems: AtomicU64,
     bytes: AtomicU64,
 }
@@ -65,7 +66,6 @@ pub(super) async fn run(
     ctx: &RunContext,
 ) -> Result<RecoveryPoint, SourceError> {
     let begin = ctx.clock.now();
-    ctx.monitor.begin("files", None);
     let run = Run {
         sink,
         ctx,
@@ -116,6 +116,9 @@ impl Run<'_> {
             }
             match event {
                 Event::Skip(path, why) => self.skip(&path, &why).await?,
+                Event::Socket => {
+                    self.counts.sockets.fetch_add(1, Ordering::Relaxed);
+                }
                 Event::Problem(path, what) => self.problem(&path, &what).await?,
                 Event::Found(found) if found.meta.kind == EntryKind::File => {
                     if self.keep(&found).await? {
@@ -272,6 +275,7 @@ impl Run<'_> {
             ("files.directories".to_owned(), count(&self.counts.dirs)),
             ("files.others".to_owned(), count(&self.counts.others)),
             ("files.skipped".to_owned(), count(&self.counts.skipped)),
+            ("files.sockets".to_owned(), count(&self.counts.sockets)),
             ("files.bytes".to_owned(), count(&self.counts.bytes)),
         ]);
         facts.extend(machine_id.map(|id| ("machine.id".to_owned(), id)));

@@ -49,6 +49,12 @@ fn path(path: &Path, mounts: &str) -> Vec<Finding> {
         }
         _ => {}
     }
+    if std::os::unix::fs::FileTypeExt::is_socket(&meta.file_type()) {
+        return vec![bad(
+            format!("{shown} is a socket, which holds no data"),
+            "configure where its program keeps data",
+        )];
+    }
     let wanted = if meta.is_dir() { Access::READ_OK | Access::EXEC_OK } else { Access::READ_OK };
     if let Err(error) = rustix::fs::access(path, wanted) {
         return vec![bad(format!("{shown} cannot be read: {}", super::meta::said(error)), "run as root")];

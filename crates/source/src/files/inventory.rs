@@ -4,16 +4,16 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lifeboat_model::flow::{Entry, EntryReader};
 use lifeboat_model::target::{Finding, RestoreOptions, TargetInventory, Verdict};
 use lifeboat_model::{EntryKind, EntryPath};
-use rustix::fs::AtFlags;
+use rustix::fs::{Access, AtFlags};
 use rustix::io::Errno;
 
 use super::below::{Below, parent};
-use super::meta::{ALLOCATED, allocated, kind_of};
+use super::meta::{ALLOCATED, allocated, kind_of, said};
 use super::place::{Place, Standing, failed};
 use super::select::{Item, Selection, channel};
 use super::{broke, restore};
@@ -21,6 +21,10 @@ use crate::SourceError;
 
 /// Examples that are named.
 const EXAMPLES_MAX: usize = 100;
+/// Directories that are named where they may not be written to.
+const CLOSED_MAX: usize = 5;
+/// What has to be allowed in a directory in which something is made or replaced.
+const WRITE: Access = Access::WRITE_OK.union(Access::EXEC_OK);
 /// What file systems hand out at least for a file.
 const BLOCK_BYTES: u64 = 4_096;
 
@@ -29,7 +33,7 @@ const BLOCK_BYTES: u64 = 4_096;
 struct Need {
     bytes: u64,
     inodes: u64,
-    /// The largest file that is written beside one that it replaces.
+    /// The largest file that is written beside what it replaces.
     beside: u64,
 }
 
@@ -43,8 +47,12 @@ struct Count {
     files: u64,
     links: u64,
     others: u64,
+    sockets: u64,
     bytes: u64,
     needs: HashMap<u64, Need>,
+    /// Directories that may not be written to, with the reason: some, and how many.
+    closed: Vec<(String, Errno)>,
+    closed_dirs: u64,
 }
 
 /// The look, moved from batch to batch.
@@ -53,9 +61,24 @@ struct Look {
     place: Option<Place>,
     /// Device of the target or of what stands nearest above it.
     device: u64,
+    root: PathBuf,
+    replace: bool,
     count: Count,
-    /// The directory of the last entry: its path, itself where it exists, and its device.
-    last: Option<(Vec<u8>, Option<OwnedFd>, u64)>,
+    last: Option<Reached>,
+    /// The last path above an entry that was no directory.
+    obstacle: Option<Vec<u8>>,
+}
+
+/// The directory of an entry, or what stands nearest above its place.
+struct Reached {
+    /// The directory of the entry.
+    wanted: Vec<u8>,
+    /// The directory that is open: `wanted` where that exists.
+    at: Vec<u8>,
+    dir: OwnedFd,
+    device: u64,
+    /// Whether it was asked if it may be written to.
+    is_asked: bool,
 }
 
 pub(super) async fn take(
@@ -63,7 +86,7 @@ pub(super) async fn take(
     data: &dyn EntryReader,
     options: &RestoreOptions,
 ) -> Result<TargetInventory, SourceError> {
-    let selection = Selection::new(&options.only, data).await?;
+    let selection = Selection::new(options, data).await?;
     let nearest = nearest(root);
     let unreachable = |error: Errno| SourceError::Failed {
         what: format!("the target directory {} cannot be looked at", root.display()),
@@ -76,10 +99,9 @@ pub(super) async fn take(
         Err(Errno::NOENT) => None,
         Err(error) => return Err(unreachable(error)),
     };
-    let mut look = Look { place, device, count: Count::default(), last: None };
-    for path in &selection.paths {
-        look.above(path);
-    }
+    let (root_path, replace) = (root.to_owned(), options.replace);
+    let mut look =
+        Look { place, device, root: root_path, replace, count: Count::default(), last: None, obstacle: None };
     let (out, mut batches) = channel();
     let work = async move {
         while let Some(batch) = batches.recv().await {
@@ -96,7 +118,7 @@ pub(super) async fn take(
     let (walk, work) = tokio::join!(selection.walk(data, out), work);
     let look = work?;
     walk?;
-    Ok(look.inventory(root, options, selection.reads()))
+    Ok(look.inventory(options, selection.reads()))
 }
 
 /// The path itself or what stands nearest above it.
@@ -105,106 +127,130 @@ fn nearest(root: &Path) -> &Path {
 }
 
 impl Look {
-    /// What stands above a path that was asked for and is no directory.
-    fn above(&mut self, path: &EntryPath) {
-        let Some(place) = &self.place else { return };
-        let bytes = path.as_bytes();
-        let ends = bytes.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at);
-        let obstacle = ends
-            .map(|end| &bytes[..end])
-            .find(|above| matches!(place.below.dir(above), Err(Errno::NOTDIR | Errno::LOOP)));
-        if let Some(above) = obstacle {
-            self.count.occupied(&String::from_utf8_lossy(above), "is no directory");
-        }
-    }
-
     fn entry(&mut self, item: &Item) -> Result<(), SourceError> {
         let entry = &item.entry;
-        let say = |error| failed("looking at", &entry.path, error);
-        let device = self.reach(&entry.path).map_err(say)?;
-        let dir = self.last.as_ref().and_then(|(_, dir, _)| dir.as_ref());
-        let count = &mut self.count;
         match entry.meta.kind {
-            EntryKind::Dir => count.dirs += 1,
-            EntryKind::File => count.files += 1,
-            EntryKind::Hardlink => count.links += 1,
-            EntryKind::Socket | EntryKind::Skipped => return Ok(()),
-            _ => count.others += 1,
+            EntryKind::Dir => self.count.dirs += 1,
+            EntryKind::File => self.count.files += 1,
+            EntryKind::Hardlink => self.count.links += 1,
+            EntryKind::Socket => {
+                self.count.sockets += 1;
+                return Ok(());
+            }
+            EntryKind::Skipped => return Ok(()),
+            _ => self.count.others += 1,
         }
-        count.bytes = count.bytes.saturating_add(entry.bytes);
+        self.count.bytes = self.count.bytes.saturating_add(entry.bytes);
+        if self.writes(entry).map_err(|error| failed("looking at", &entry.path, error))? {
+            self.ask();
+        }
+        Ok(())
+    }
+
+    /// Compares an entry with what stands in its place; whether the restore would write there.
+    fn writes(&mut self, entry: &Entry) -> Result<bool, Errno> {
+        let device = self.reach(&entry.path)?;
+        let count = &mut self.count;
+        let dir = self.last.as_ref().filter(|last| last.at == last.wanted).map(|last| &last.dir);
         let (Some(place), Some(dir)) = (&self.place, dir) else {
             count.new_entry(entry, device);
-            return Ok(());
+            return Ok(true);
         };
         let name = OsStr::from_bytes(entry.path.name());
         let here = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => {
                 count.new_entry(entry, device);
-                return Ok(());
+                return Ok(true);
             }
-            other => other.map_err(say)?,
+            other => other?,
         };
-        if entry.meta.kind == EntryKind::Dir {
-            if kind_of(&here) != EntryKind::Dir {
+        match entry.meta.kind {
+            EntryKind::Dir if kind_of(&here) == EntryKind::Dir => return Ok(false),
+            EntryKind::Dir => {
+                self.obstacle = Some(entry.path.as_bytes().to_vec());
                 count.occupied(&entry.path.to_string(), "is no directory");
                 count.new_entry(entry, device);
+                return Ok(self.replace);
             }
-            return Ok(());
-        }
-        if entry.meta.kind == EntryKind::Hardlink {
-            if is_linked(place, entry, (here.st_dev, here.st_ino)) {
+            EntryKind::Hardlink if is_linked(place, entry, (here.st_dev, here.st_ino)) => {
                 count.same += 1;
-            } else {
-                count.occupied(&entry.path.to_string(), "is another file");
+                return Ok(false);
             }
-            return Ok(());
+            EntryKind::Hardlink => {
+                count.occupied(&entry.path.to_string(), "is another file");
+                return Ok(self.replace);
+            }
+            _ => {}
         }
-        match place.standing(dir.as_fd(), entry).map_err(say)? {
+        match place.standing(dir.as_fd(), entry)? {
             Standing::Same => count.same += 1,
             Standing::Dir => {
                 count.occupied(&entry.path.to_string(), "is a directory");
                 count.new_entry(entry, device);
             }
-            Standing::Nothing => count.new_entry(entry, device),
+            Standing::Nothing => {
+                count.new_entry(entry, device);
+                return Ok(true);
+            }
             Standing::Other => {
                 count.occupied(&entry.path.to_string(), "differs");
-                let (new, old) = (room(entry), allocated(&here));
                 let need = count.needs.entry(device).or_default();
-                need.bytes = need.bytes.saturating_add(new.saturating_sub(old));
+                let new = room(entry);
+                need.bytes = need.bytes.saturating_add(new.saturating_sub(allocated(&here)));
                 need.beside = need.beside.max(new);
             }
         }
-        Ok(())
+        Ok(self.replace)
     }
 
-    /// Opens the directory of an entry unless it is that of the last one; its device.
+    /// Asks once of each directory that something will be written to whether it may be.
+    fn ask(&mut self) {
+        let Some(last) = self.last.as_mut().filter(|last| !last.is_asked) else { return };
+        last.is_asked = true;
+        if let Err(error) = rustix::fs::accessat(&last.dir, ".", WRITE, AtFlags::EACCESS) {
+            self.count.closed(self.root.join(OsStr::from_bytes(&last.at)).display().to_string(), error);
+        }
+    }
+
+    /// Opens the directory of an entry, or the nearest above it, unless it is that of the last one;
+    /// its device.
     fn reach(&mut self, path: &EntryPath) -> Result<u64, Errno> {
         let wanted = parent(path);
-        if let Some((last, _, device)) = &self.last
-            && last == wanted
+        if let Some(last) = &self.last
+            && last.wanted == wanted
         {
-            return Ok(*device);
+            return Ok(last.device);
         }
         let Some(place) = &self.place else { return Ok(self.device) };
-        let mut at = wanted;
-        let (dir, device) = loop {
+        let (mut at, mut obstacle) = (wanted, None);
+        let dir = loop {
             match place.below.dir(at) {
-                Ok(dir) => {
-                    let device = rustix::fs::fstat(&dir)?.st_dev;
-                    break ((at == wanted).then_some(dir), device);
-                }
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if !at.is_empty() => {
+                Ok(dir) => break dir,
+                Err(error @ (Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) if !at.is_empty() => {
+                    obstacle = (error != Errno::NOENT).then_some(at);
                     at = &at[..at.iter().rposition(|b| *b == b'/').unwrap_or(0)];
                 }
                 Err(error) => return Err(error),
             }
         };
-        self.last = Some((wanted.to_vec(), dir, device));
+        if let Some(obstacle) = obstacle
+            && self.obstacle.as_deref() != Some(obstacle)
+        {
+            self.count.occupied(&String::from_utf8_lossy(obstacle), "is no directory");
+            self.obstacle = Some(obstacle.to_vec());
+        }
+        let device = rustix::fs::fstat(&dir)?.st_dev;
+        self.last = Some(Reached { wanted: wanted.to_vec(), at: at.to_vec(), dir, device, is_asked: false });
         Ok(device)
     }
 
-    fn inventory(self, root: &Path, options: &RestoreOptions, reads: Vec<EntryPath>) -> TargetInventory {
-        let count = self.count;
+    fn inventory(self, options: &RestoreOptions, reads: Vec<EntryPath>) -> TargetInventory {
+        let (mut count, root) = (self.count, self.root.as_path());
+        if self.place.is_none()
+            && let Err(error) = rustix::fs::access(nearest(root), WRITE)
+        {
+            count.closed(nearest(root).display().to_string(), error);
+        }
         let mut inventory = TargetInventory {
             occupied: count.occupied,
             occupied_count: count.in_the_way,
@@ -247,10 +293,7 @@ impl Look {
                 inventory.refusals.push(refusal(what, "restore to a file system with more inodes: df -i"));
             }
         }
-        if rustix::fs::access(nearest(root), rustix::fs::Access::WRITE_OK).is_err() {
-            let what = format!("{} cannot be written to", nearest(root).display());
-            inventory.refusals.push(refusal(what, "run the restore as root, or mount the target writable"));
-        }
+        inventory.refusals.extend(closed(&count.closed, count.closed_dirs));
         inventory.steps = vec![format!(
             "write {} files ({} bytes), {} directories, {} hard links and {} links, pipes and devices below {}",
             count.files,
@@ -263,6 +306,9 @@ impl Look {
         if count.same > 0 {
             let what = if options.replace { "write again" } else { "leave alone" };
             inventory.steps.push(format!("{what} {} of them that are there already, with equal metadata", count.same));
+        }
+        if count.sockets > 0 {
+            inventory.steps.push(format!("leave out {} sockets: who listens on them makes them anew", count.sockets));
         }
         if options.replace && count.in_the_way > 0 {
             let step = format!("replace {}, each by one that is written beside it first", count.in_the_way);
@@ -277,6 +323,16 @@ impl Count {
         self.in_the_way += 1;
         if self.occupied.len() < EXAMPLES_MAX {
             self.occupied.push(format!("/{path} {how}"));
+        }
+    }
+
+    fn closed(&mut self, dir: String, error: Errno) {
+        // Many directories that are to be made have the same one above them.
+        if self.closed.last().is_none_or(|known| known.0 != dir) {
+            self.closed_dirs += 1;
+            if self.closed.len() < CLOSED_MAX {
+                self.closed.push((dir, error));
+            }
         }
     }
 
@@ -308,6 +364,18 @@ fn is_linked(place: &Place, entry: &Entry, here: (u64, u64)) -> bool {
         .dir(parent(&origin))
         .and_then(|dir| rustix::fs::statat(dir, OsStr::from_bytes(origin.name()), AtFlags::SYMLINK_NOFOLLOW))
         .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == here)
+}
+
+fn closed(dirs: &[(String, Errno)], count: u64) -> Option<Finding> {
+    let (_, first) = dirs.first()?;
+    let named: Vec<String> = dirs.iter().map(|(dir, error)| format!("{dir} ({})", said(*error))).collect();
+    let more = count - dirs.len() as u64;
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let hint = match *first {
+        Errno::ROFS => "mount the target writable",
+        _ => "run the restore as root, or as a user that may write there",
+    };
+    Some(refusal(format!("the restore writes to {}{more}, which it may not", named.join(", ")), hint))
 }
 
 fn refusal(what: String, hint: &str) -> Finding {

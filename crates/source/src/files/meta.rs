@@ -14,6 +14,10 @@ use rustix::io::Errno;
 /// Key of [`EntryMeta::extra`] of a sparse file: how many bytes the file system stored for it.
 pub(super) const ALLOCATED: &str = "files.allocated_bytes";
 
+/// Key of [`EntryMeta::extra`] of a directory that is only the way to a configured path: it is made
+/// where it is missing, and otherwise none of our business. Snapshots of before the key have none.
+pub(super) const ABOVE: &str = "files.above";
+
 /// The longest list of names and the longest value of extended attributes on Linux.
 const XATTR_BYTES_MAX: usize = 65_536;
 

@@ -5,11 +5,12 @@
 //! symbolic links, hard links, named pipes, devices; of each its permissions with set-uid, set-gid
 //! and sticky, owner and group by number and name, mtime in nanoseconds and all extended
 //! attributes with POSIX ACLs and capabilities. The directories above a configured path are
-//! recorded too, so that they can be made as they were.
+//! recorded too, so that they can be made as they were where they are missing; those that exist are
+//! not changed by a restore and not compared.
 //!
 //! # What is not
-//! Access times and creation times. Sockets are recorded but never made again. File attributes
-//! (`chattr`), quotas and reflinks. What is on file systems that hold no data (proc, sysfs, ...).
+//! Access times and creation times. Sockets, which hold no data: their number is told. File
+//! attributes (`chattr`), quotas and reflinks. What is on file systems that hold no data (proc, sysfs, ...).
 //! Content of directories with a valid `CACHEDIR.TAG`, what the patterns of [`FilesConfig::exclude`]
 //! match, other file systems below a path where [`FilesConfig::one_file_system`] is set.
 //!
@@ -21,8 +22,8 @@
 //! run. Whoever needs one instant backs up a snapshot of the file system.
 //!
 //! # What is refused
-//! A configured path that does not exist, or leads through a symbolic link: a backup of nothing
-//! must not look good. A configured directory that is empty is recorded as a problem, since that
+//! A configured path that does not exist, is a socket, or leads through a symbolic link: a backup of
+//! nothing must not look good. A configured directory that is empty is recorded as a problem, since that
 //! is how a disk looks that is not mounted.
 
 mod backup;
@@ -144,8 +145,9 @@ impl Source for FilesSource {
 ///
 /// Without `replace` nothing is touched that was there, but what is the same already is taken as
 /// restored (kind, size, mtime, permissions, owner, attributes; [`Target::verify`] compares the
-/// bytes). With it files give way, directories that exist get the snapshot's metadata, and what is
-/// in the way with another kind is moved aside to `NAME.lifeboat-aside`, never removed.
+/// bytes). With it files give way, directories that exist get the snapshot's metadata (not those that
+/// only lead to a configured path), and what is in the way with another kind is moved aside to
+/// `NAME.lifeboat-aside`, never removed.
 #[derive(Debug)]
 pub struct FilesTarget {
     /// The directory under which the absolute paths appear; `None` puts everything back in place.

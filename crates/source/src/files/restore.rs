@@ -19,6 +19,7 @@ use rustix::io::Errno;
 
 use super::below::{Below, UNFINISHED, parent};
 use super::broke;
+use super::meta::kind_of;
 use super::place::{Over, Place, Temp, failed, write_piece};
 use super::select::{BatchWork, Item, Selection, channel, in_parallel};
 use crate::SourceError;
@@ -68,14 +69,13 @@ pub(super) async fn run(
     options: &RestoreOptions,
     ctx: &RunContext,
 ) -> Result<Restored, SourceError> {
-    let selection = Selection::new(&options.only, data).await?;
+    let selection = Selection::new(options, data).await?;
     let opened = std::fs::create_dir_all(root).and_then(|()| Ok(Below::open(root)?));
     let below = opened.map_err(|error| SourceError::Failed {
         what: format!("the target directory {} cannot be opened", root.display()),
         hint: None,
         source: Some(Box::new(error)),
     })?;
-    ctx.monitor.begin("files", None);
     let run = Run {
         data,
         ctx,
@@ -351,8 +351,9 @@ impl Step {
             Self::Link(origin, entry) => link(place, &origin, &entry),
             Self::Dir(item) => finish_dir(place, &item),
             Self::Plain(path) => {
-                let Some((fd, mode)) = open_dir(place, &path)? else { return Ok(false) };
-                if mode == UNFINISHED {
+                if let Some((above, UNFINISHED)) = look_at_dir(place, &path)?
+                    && let Some(fd) = open_dir(place, &above, &path)?
+                {
                     rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o755)).map_err(|e| failed("finishing", &path, e))?;
                 }
                 Ok(false)
@@ -441,7 +442,7 @@ fn link(place: &Place, origin: &EntryPath, entry: &Entry) -> Result<bool, Source
     let over = match look(&dir, &entry.path) {
         Err(Errno::NOENT) => Over::Nothing,
         Ok(here) if (here.st_dev, here.st_ino) == (from.st_dev, from.st_ino) => return Ok(true),
-        Ok(here) if place.replace && super::meta::kind_of(&here) != EntryKind::Dir => Over::What,
+        Ok(here) if place.replace && kind_of(&here) != EntryKind::Dir => Over::What,
         Ok(_) => {
             place.move_aside(&entry.path)?;
             Over::Nothing
@@ -451,31 +452,40 @@ fn link(place: &Place, origin: &EntryPath, entry: &Entry) -> Result<bool, Source
     place.link(origin, dir, entry, over).map(|()| true)
 }
 
-/// The directory at `path` and its permissions; `None` where there is none.
-fn open_dir(place: &Place, path: &EntryPath) -> Result<Option<(OwnedFd, u32)>, SourceError> {
+/// The directory above the one at `path`, and the permissions of the latter; `None` where there is
+/// none.
+fn look_at_dir(place: &Place, path: &EntryPath) -> Result<Option<(OwnedFd, u32)>, SourceError> {
+    let stat = place.below.dir(parent(path)).and_then(|above| {
+        let stat = rustix::fs::statat(&above, OsStr::from_bytes(path.name()), AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok((above, stat))
+    });
+    match stat {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+        Err(error) => Err(failed("finishing", path, error)),
+        Ok((above, stat)) => Ok((kind_of(&stat) == EntryKind::Dir).then_some((above, stat.st_mode & 0o7777))),
+    }
+}
+
+/// Opens a directory to give it metadata; `None` where that may not be.
+fn open_dir(place: &Place, above: &OwnedFd, path: &EntryPath) -> Result<Option<OwnedFd>, SourceError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let above = match place.below.dir(parent(path)) {
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
-        other => other.map_err(|error| failed("finishing", path, error))?,
-    };
-    match rustix::fs::openat(&above, OsStr::from_bytes(path.name()), flags, Mode::empty()) {
+    match rustix::fs::openat(above, OsStr::from_bytes(path.name()), flags, Mode::empty()) {
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
         Err(Errno::ACCESS) => {
             place.shortfalls.add("metadata of directories that may not be opened stayed as it was", path);
             Ok(None)
         }
-        Err(error) => Err(failed("finishing", path, error)),
-        Ok(fd) => {
-            let stat = rustix::fs::fstat(&fd).map_err(|error| failed("finishing", path, error))?;
-            Ok(Some((fd, stat.st_mode & 0o7777)))
-        }
+        other => other.map(Some).map_err(|error| failed("finishing", path, error)),
     }
 }
 
 fn finish_dir(place: &Place, item: &Item) -> Result<bool, SourceError> {
-    let Some((fd, mode)) = open_dir(place, &item.entry.path)? else { return Ok(false) };
-    if mode == UNFINISHED || (place.replace && item.selected) {
-        place.dress(fd.as_fd(), &item.entry.meta, &item.entry.path);
+    let path = &item.entry.path;
+    let Some((above, mode)) = look_at_dir(place, path)? else { return Ok(false) };
+    if (mode == UNFINISHED || (place.replace && item.selected))
+        && let Some(fd) = open_dir(place, &above, path)?
+    {
+        place.dress(fd.as_fd(), &item.entry.meta, path);
     }
     Ok(item.selected)
 }

@@ -2,9 +2,11 @@
 
 use async_trait::async_trait;
 use lifeboat_model::flow::{BodyError, Entry, EntryReader, EntryVisitor, ReadError};
+use lifeboat_model::target::RestoreOptions;
 use lifeboat_model::{EntryKind, EntryPath};
 use tokio::sync::{Mutex, mpsc};
 
+use super::meta::ABOVE;
 use super::patterns::Patterns;
 use crate::SourceError;
 
@@ -28,19 +30,30 @@ pub(super) struct Selection {
 #[derive(Debug)]
 pub(super) struct Item {
     pub(super) entry: Entry,
-    /// Whether it was asked for. Directories come that were not: they may hold what was.
+    /// Whether it was asked for. Directories come that were not: they may hold what was. So do those
+    /// that are only the way to a configured path, whatever was asked for.
     pub(super) selected: bool,
 }
 
 impl Selection {
     /// Reads what a person wrote: a path of the snapshot with or without its leading slash, or a
     /// pattern as in [`Patterns`]. What is met is meant with all below it.
-    pub(super) async fn new(only: &[String], data: &dyn EntryReader) -> Result<Self, SourceError> {
-        if only.is_empty() {
+    ///
+    /// # Errors
+    /// [`SourceError::Config`] for a part that is not in the snapshot, and for new names: files keep
+    /// their paths.
+    pub(super) async fn new(options: &RestoreOptions, data: &dyn EntryReader) -> Result<Self, SourceError> {
+        if let Some((old, new)) = options.rename.first_key_value() {
+            return Err(SourceError::Config {
+                what: format!("--rename {old}={new} renames a database of a server; files keep their paths"),
+                hint: Some("leave it out: --to DIR puts the files elsewhere".to_owned()),
+            });
+        }
+        if options.only.is_empty() {
             return Ok(Self { all: true, ..Self::default() });
         }
         let (mut paths, mut patterns) = (Vec::new(), Vec::new());
-        for text in only {
+        for text in &options.only {
             let path = EntryPath::new(text.trim_matches('/')).ok();
             let found = match &path {
                 Some(path) => data.entry(path).await?,
@@ -182,6 +195,7 @@ impl EntryVisitor for Feed<'_> {
             return Ok(());
         }
         self.any |= selected;
+        let selected = selected && !entry.meta.extra.contains_key(ABOVE);
         self.bytes = self.bytes.saturating_add(entry.bytes);
         self.batch.push(Item { entry, selected });
         if self.batch.len() >= BATCH_ENTRIES || self.bytes >= BATCH_BYTES { self.flush().await } else { Ok(()) }

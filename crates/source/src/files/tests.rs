@@ -18,6 +18,7 @@ use super::{FilesConfig, FilesSource, FilesTarget};
 use crate::{Source, SourceError, Target};
 
 mod backup;
+mod home;
 mod hostile;
 mod restore;
 

@@ -48,13 +48,12 @@ pub(super) async fn run(
     options: &RestoreOptions,
     ctx: &RunContext,
 ) -> Result<Verified, SourceError> {
-    let selection = Selection::new(&options.only, data).await?;
+    let selection = Selection::new(options, data).await?;
     let below = Below::open(root).map_err(|error| SourceError::Failed {
         what: format!("the directory {} cannot be opened", root.display()),
         hint: None,
         source: Some(Box::new(std::io::Error::from(error))),
     })?;
-    ctx.monitor.begin("files", None);
     let place = Arc::new(Place::new(below, false));
     let run =
         Run { data, ctx, selection: &selection, place, found: Mutex::default(), given_up: AtomicBool::new(false) };

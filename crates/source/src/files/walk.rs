@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use tokio::sync::mpsc::Sender;
 
 use super::below::is_temp_name;
-use super::meta::{At, Names, kind_of, links_of, open_quietly, said};
+use super::meta::{ABOVE, At, Names, kind_of, links_of, open_quietly, said};
 use super::patterns::{CACHE_SIGNATURE, CACHE_TAG, Patterns};
 use crate::SourceError;
 
@@ -57,6 +57,8 @@ const PSEUDO: [u64; 10] = [
 pub(super) enum Event {
     /// An entry.
     Found(Box<Found>),
+    /// A socket, which is left out: it holds no data, and who listens on it makes it anew.
+    Socket,
     /// Something that is left out because it cannot be read.
     Skip(EntryPath, String),
     /// Something that is not as it should be with an entry that is there.
@@ -148,6 +150,15 @@ pub(super) struct Walker {
     links_full: bool,
 }
 
+/// Why a directory is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// A configured path, or below one.
+    Wanted,
+    /// It is the way to a configured path.
+    Above,
+}
+
 /// How a walk ended before its end.
 enum Stop {
     /// The receiver is gone; its own error tells why.
@@ -212,6 +223,9 @@ impl Walker {
             if kind == EntryKind::Symlink {
                 return Err(through_a_link(root, &here).into());
             }
+            if kind == EntryKind::Socket && here == *root {
+                return Err(is_socket(root).into());
+            }
             if kind != EntryKind::Dir {
                 if here != *root {
                     return Err(root_failed(&shown, Errno::NOTDIR).into());
@@ -225,7 +239,7 @@ impl Walker {
                 return self.tree(Some(here), next, &stat);
             }
             if told.insert(here.clone()) {
-                self.directory(&here, &next, &stat)?;
+                self.directory(&here, &next, &stat, Why::Above)?;
             }
             (dir, path) = (next, Some(here));
         }
@@ -235,7 +249,7 @@ impl Walker {
     /// Walks a directory and all below it.
     fn tree(&mut self, path: Option<EntryPath>, fd: Arc<OwnedFd>, stat: &Stat) -> Result<(), Stop> {
         if let Some(path) = &path {
-            self.directory(path, &fd, stat)?;
+            self.directory(path, &fd, stat, Why::Wanted)?;
         }
         let device = stat.st_dev;
         let top = self.frame(path, fd, stat)?;
@@ -316,7 +330,7 @@ impl Walker {
             }
         };
         let fd = Arc::new(fd);
-        self.directory(&path, &fd, &stat)?;
+        self.directory(&path, &fd, &stat, Why::Wanted)?;
         let stay_out = stat.st_dev != device && (self.plan.one_file_system || is_pseudo(&fd));
         if stay_out { Ok(None) } else { self.frame(Some(path), fd, &stat).map(Some) }
     }
@@ -336,13 +350,18 @@ impl Walker {
         Ok(Frame { path, fd: Some(fd), inode: (stat.st_dev, stat.st_ino), names, next: 0 })
     }
 
-    fn directory(&mut self, path: &EntryPath, fd: &Arc<OwnedFd>, stat: &Stat) -> Result<(), Stop> {
+    fn directory(&mut self, path: &EntryPath, fd: &Arc<OwnedFd>, stat: &Stat, why: Why) -> Result<(), Stop> {
         if self.only.is_some() {
             return Ok(());
         }
         let mut complaints = Vec::new();
         match self.names.meta(stat, At::Open(fd.as_fd()), &mut complaints) {
-            Ok(meta) => self.found(Found { path: path.clone(), stat: *stat, meta, dir: None }, complaints),
+            Ok(mut meta) => {
+                if why == Why::Above {
+                    meta.extra.insert(ABOVE.to_owned(), "true".to_owned());
+                }
+                self.found(Found { path: path.clone(), stat: *stat, meta, dir: None }, complaints)
+            }
             Err(error) => self.tell(Event::Skip(path.clone(), gone_or(error, "cannot be read"))),
         }
     }
@@ -352,6 +371,9 @@ impl Walker {
         let inode = (stat.st_dev, stat.st_ino);
         if self.only.as_ref().is_some_and(|only| !only.contains(&inode)) {
             return Ok(());
+        }
+        if kind_of(stat) == EntryKind::Socket {
+            return if self.only.is_some() { Ok(()) } else { self.tell(Event::Socket) };
         }
         let mut complaints = Vec::new();
         let mut meta = match self.names.meta(stat, At::Name(dir.as_fd(), path.name()), &mut complaints) {
@@ -521,6 +543,13 @@ fn root_failed(shown: &str, error: Errno) -> SourceError {
         what: format!("the configured path {shown} cannot be read"),
         hint: Some(hint.to_owned()),
         source: Some(Box::new(std::io::Error::from(error))),
+    }
+}
+
+fn is_socket(root: &EntryPath) -> SourceError {
+    SourceError::Config {
+        what: format!("the configured path /{root} is a socket, which holds no data"),
+        hint: Some("configure the directory where its program keeps its data".to_owned()),
     }
 }
 

@@ -201,7 +201,7 @@ async fn a_file_whose_read_fails_is_skipped_with_its_reason() {
 }
 
 /// Runs on a thread that is user and group 12,345; its helpers are started by it and are, too.
-fn as_nobody_else<T: Send>(work: impl FnOnce(&tokio::runtime::Runtime) -> T + Send) -> T {
+pub(super) fn as_nobody_else<T: Send>(work: impl FnOnce(&tokio::runtime::Runtime) -> T + Send) -> T {
     std::thread::scope(|scope| {
         let run = || {
             rustix::thread::set_thread_groups(&[]).expect("no groups");
