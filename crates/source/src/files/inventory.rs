@@ -16,6 +16,7 @@ use super::below::{Below, parent};
 use super::meta::{ALLOCATED, allocated, kind_of, said};
 use super::place::{Place, Standing, failed};
 use super::select::{Item, Selection, channel};
+use super::waiting::GROUP_BYTES;
 use super::{broke, restore};
 use crate::SourceError;
 
@@ -35,6 +36,8 @@ struct Need {
     inodes: u64,
     /// The largest file that is written beside what it replaces.
     beside: u64,
+    /// All of them.
+    replaced: u64,
 }
 
 /// Counts on the way.
@@ -197,6 +200,7 @@ impl Look {
                 let need = count.needs.entry(device).or_default();
                 let new = room(entry);
                 need.bytes = need.bytes.saturating_add(new.saturating_sub(allocated(&here)));
+                need.replaced = need.replaced.saturating_add(new);
                 need.beside = need.beside.max(new);
             }
         }
@@ -260,8 +264,8 @@ impl Look {
         // Room on the file system of the target itself stands for all where nothing is needed.
         let mut tightest: Option<i128> = None;
         for (device, need) in &count.needs {
-            let beside = need.beside.saturating_mul(restore::jobs(options) as u64);
-            let needed = need.bytes.saturating_add(beside);
+            let beside = need.beside.saturating_mul(restore::jobs(options) as u64).saturating_add(GROUP_BYTES);
+            let needed = need.bytes.saturating_add(beside.min(need.replaced));
             inventory.needed_bytes = inventory.needed_bytes.saturating_add(needed);
             let Some((free, inodes)) = self.place.as_ref().map_or_else(
                 || free(nearest(root)),
@@ -304,8 +308,9 @@ impl Look {
             root.display()
         )];
         if count.same > 0 {
-            let what = if options.replace { "write again" } else { "leave alone" };
-            inventory.steps.push(format!("{what} {} of them that are there already, with equal metadata", count.same));
+            let what = if options.replace { ", or write again where the content differs" } else { "" };
+            let same = count.same;
+            inventory.steps.push(format!("leave alone {same} of them that are there with equal metadata{what}"));
         }
         if count.sockets > 0 {
             inventory.steps.push(format!("leave out {} sockets: who listens on them makes them anew", count.sockets));

@@ -30,13 +30,16 @@ mod backup;
 mod below;
 mod content;
 mod doctor;
+mod dress;
 mod inventory;
 mod meta;
 mod patterns;
 mod place;
 mod restore;
 mod select;
+mod steps;
 mod verify;
+mod waiting;
 mod walk;
 
 use std::collections::BTreeMap;
@@ -138,16 +141,16 @@ impl Source for FilesSource {
 /// and a symbolic link that stands where the snapshot has a directory is never walked through.
 ///
 /// Each file is written beside its place under a temporary name, given its metadata and renamed;
-/// a run that was killed leaves only such names, which the next run in that directory removes. A
-/// file that replaces another is flushed to disk (`fsync`) before it is renamed; everything else
-/// once at the end (`syncfs`). A directory is made with mode 1700 and gets its own metadata at
+/// a run that was killed leaves only such names, which the next run in that directory removes.
+/// Files that replace others are flushed to disk before they are renamed, a group at a time;
+/// everything else once at the end (both by `syncfs`). A directory is made with mode 1700 and gets its own metadata at
 /// last: that mode marks it as unfinished to a later run.
 ///
 /// Without `replace` nothing is touched that was there, but what is the same already is taken as
 /// restored (kind, size, mtime, permissions, owner, attributes; [`Target::verify`] compares the
-/// bytes). With it files give way, directories that exist get the snapshot's metadata (not those that
-/// only lead to a configured path), and what is in the way with another kind is moved aside to
-/// `NAME.lifeboat-aside`, never removed.
+/// bytes). With it files give way unless their bytes are equal too, directories that exist get the
+/// snapshot's metadata (not those that only lead to a configured path), and what is in the way with
+/// another kind is moved aside to `NAME.lifeboat-aside`, never removed.
 #[derive(Debug)]
 pub struct FilesTarget {
     /// The directory under which the absolute paths appear; `None` puts everything back in place.

@@ -3,18 +3,19 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lifeboat_model::flow::{Entry, Piece};
-use lifeboat_model::{EntryKind, EntryMeta, EntryPath};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
+use lifeboat_model::{EntryKind, EntryPath};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use super::below::{Below, parent, run_tag, sweep, temp_name};
-use super::meta::{At, Names, kind_of, mtime, proc_path, said, size_of, xattrs};
+use super::meta::{At, Names, kind_of, mtime, size_of, xattrs};
+use super::waiting::Waiting;
 use super::walk::Inode;
 use crate::SourceError;
 
@@ -28,7 +29,8 @@ pub(super) struct Place {
     pub(super) names: Names,
     pub(super) replace: bool,
     pub(super) shortfalls: Shortfalls,
-    is_root: bool,
+    pub(super) waiting: Waiting,
+    pub(super) is_root: bool,
     tag: String,
     making: Mutex<()>,
     swept: Mutex<HashSet<Inode>>,
@@ -71,10 +73,11 @@ pub(super) enum Standing {
 }
 
 /// A name that is removed again unless it is moved to its place.
+#[derive(Debug)]
 pub(super) struct Temp {
-    dir: Arc<OwnedFd>,
-    name: Vec<u8>,
-    placed: bool,
+    pub(super) dir: Arc<OwnedFd>,
+    pub(super) name: Vec<u8>,
+    pub(super) placed: bool,
 }
 
 impl Drop for Temp {
@@ -93,6 +96,7 @@ impl Place {
             names: Names::default(),
             replace,
             shortfalls: Shortfalls::default(),
+            waiting: Waiting::default(),
             is_root: rustix::process::geteuid().is_root(),
             tag: run_tag(),
             making: Mutex::default(),
@@ -195,8 +199,9 @@ impl Place {
     pub(super) fn clear_the_way(&self, dir: BorrowedFd<'_>, entry: &Entry) -> Result<Option<Over>, SourceError> {
         match self.standing(dir, entry).map_err(|error| failed("looking at", &entry.path, error))? {
             Standing::Nothing => Ok(Some(Over::Nothing)),
-            Standing::Same if !self.replace => Ok(None),
-            Standing::Same | Standing::Other if self.replace => Ok(Some(Over::What)),
+            Standing::Same if self.replace && entry.meta.kind == EntryKind::File => Ok(Some(Over::Same)),
+            Standing::Same => Ok(None),
+            Standing::Other if self.replace => Ok(Some(Over::What)),
             Standing::Dir if self.replace => {
                 self.move_aside(&entry.path)?;
                 Ok(Some(Over::Nothing))
@@ -218,12 +223,18 @@ impl Place {
         Ok((temp, File::from(file)))
     }
 
-    /// Gives a written file its metadata and its place.
-    pub(super) fn finish(&self, mut temp: Temp, file: &File, entry: &Entry, over: Over) -> Result<(), SourceError> {
-        let say = |error| failed("restoring", &entry.path, error);
+    /// Gives a written file its metadata and its place, the latter a little later where another
+    /// file stands there.
+    pub(super) fn finish(
+        &self,
+        mut temp: Temp,
+        file: &Arc<File>,
+        entry: &Entry,
+        over: Over,
+    ) -> Result<(), SourceError> {
         self.dress(file.as_fd(), &entry.meta, &entry.path);
-        if over == Over::What {
-            rustix::fs::fsync(file).map_err(say)?;
+        if over != Over::Nothing {
+            return self.waiting.add(temp, file, entry);
         }
         move_to(temp.dir.as_fd(), &temp.name, entry.path.name(), over).map_err(|error| placing(&entry.path, error))?;
         temp.placed = true;
@@ -280,120 +291,6 @@ impl Place {
         Ok(())
     }
 
-    /// Gives an open file or directory its metadata: attributes after the owner, since a new owner
-    /// takes capabilities away; times after attributes; permissions last, since a new owner takes
-    /// set-uid away and they mark an unfinished directory.
-    pub(super) fn dress(&self, fd: BorrowedFd<'_>, meta: &EntryMeta, path: &EntryPath) {
-        let (user, group) = self.owner(meta, path);
-        let mut owned = true;
-        if (user.is_some() || group.is_some())
-            && let Err(error) = rustix::fs::fchown(fd, user, group)
-        {
-            owned = self.is_owned_anyway(fd, (user, group), path, error);
-        }
-        for old in xattrs(At::Open(fd), &mut Vec::new()) {
-            let wanted = meta.xattrs.iter().any(|xattr| xattr.name == old.name);
-            if !wanted && !old.name.starts_with(b"security.") {
-                let _ = rustix::fs::fremovexattr(fd, OsStr::from_bytes(&old.name));
-            }
-        }
-        for xattr in &meta.xattrs {
-            let name = OsStr::from_bytes(&xattr.name);
-            if let Err(error) = rustix::fs::fsetxattr(fd, name, &xattr.value, XattrFlags::empty()) {
-                self.no_xattr(&xattr.name, path, error);
-            }
-        }
-        if let Some(times) = times(meta)
-            && let Err(error) = rustix::fs::futimens(fd, &times)
-        {
-            self.shortfalls.add(&format!("the time of change could not be set ({})", said(error)), path);
-        }
-        // Set-uid of another owner than the snapshot's would hand out that owner's rights.
-        let allowed = if owned { 0o7777 } else { 0o1777 };
-        if let Some(mode) = meta.mode
-            && let Err(error) = rustix::fs::fchmod(fd, Mode::from_raw_mode(mode & allowed))
-        {
-            self.shortfalls.add(&format!("permissions could not be set ({})", said(error)), path);
-        }
-    }
-
-    /// The same for what cannot be opened.
-    fn dress_special(&self, dir: BorrowedFd<'_>, name: &[u8], entry: &Entry) {
-        let (meta, path) = (&entry.meta, &entry.path);
-        let shown = OsStr::from_bytes(name);
-        let (user, group) = self.owner(meta, path);
-        if (user.is_some() || group.is_some())
-            && let Err(error) = rustix::fs::chownat(dir, shown, user, group, AtFlags::SYMLINK_NOFOLLOW)
-            && self.is_root
-        {
-            self.shortfalls.add(&format!("the owner could not be set ({})", said(error)), path);
-        }
-        for xattr in &meta.xattrs {
-            let at = proc_path(dir, name);
-            let set = rustix::fs::lsetxattr(at, OsStr::from_bytes(&xattr.name), &xattr.value, XattrFlags::empty());
-            if let Err(error) = set {
-                self.no_xattr(&xattr.name, path, error);
-            }
-        }
-        if let (Some(mode), true) = (meta.mode, meta.kind != EntryKind::Symlink) {
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let set = rustix::fs::openat(dir, shown, flags, Mode::empty()).and_then(|fd| {
-                rustix::fs::chmod(format!("/proc/self/fd/{}", fd.as_raw_fd()), Mode::from_raw_mode(mode & 0o7777))
-            });
-            if let Err(error) = set {
-                self.shortfalls.add(&format!("permissions could not be set ({})", said(error)), path);
-            }
-        }
-        if let Some(times) = times(meta)
-            && let Err(error) = rustix::fs::utimensat(dir, shown, &times, AtFlags::SYMLINK_NOFOLLOW)
-        {
-            self.shortfalls.add(&format!("the time of change could not be set ({})", said(error)), path);
-        }
-    }
-
-    fn owner(&self, meta: &EntryMeta, path: &EntryPath) -> (Option<Uid>, Option<Gid>) {
-        let user = meta.owner.as_ref().map(|owner| {
-            let (id, known) = self.names.user_id(owner);
-            if !known {
-                let name = owner.name.as_deref().unwrap_or_default();
-                self.shortfalls.add(&format!("the user {name} is not known here; the number {id} was used"), path);
-            }
-            Uid::from_raw_unchecked(id)
-        });
-        let group = meta.group.as_ref().map(|group| {
-            let (id, known) = self.names.group_id(group);
-            if !known {
-                let name = group.name.as_deref().unwrap_or_default();
-                self.shortfalls.add(&format!("the group {name} is not known here; the number {id} was used"), path);
-            }
-            Gid::from_raw_unchecked(id)
-        });
-        // The numbers that mean "leave it" to the system call.
-        (user.filter(|id| id.as_raw() != u32::MAX), group.filter(|id| id.as_raw() != u32::MAX))
-    }
-
-    fn is_owned_anyway(
-        &self,
-        fd: BorrowedFd<'_>,
-        wanted: (Option<Uid>, Option<Gid>),
-        path: &EntryPath,
-        error: Errno,
-    ) -> bool {
-        // Not root: the group alone may be possible, and the owner right as it is.
-        let group = rustix::fs::fchown(fd, None, wanted.1).is_ok();
-        let user = rustix::fs::fstat(fd).is_ok_and(|stat| wanted.0.is_none_or(|user| user.as_raw() == stat.st_uid));
-        if !(group && user) {
-            self.shortfalls.add(&format!("the owner could not be set ({}): not root?", said(error)), path);
-        }
-        group && user
-    }
-
-    fn no_xattr(&self, name: &[u8], path: &EntryPath, error: Errno) {
-        let name = String::from_utf8_lossy(name);
-        let space = name.split('.').next().unwrap_or_default();
-        self.shortfalls.add(&format!("attributes {space}.* could not be set ({})", said(error)), path);
-    }
-
     /// How an entry's file here differs from it, its content aside.
     pub(super) fn differences(&self, entry: &Entry, stat: &Stat, at: At<'_>) -> Vec<String> {
         differences(&self.names, entry, stat, at, self.is_root)
@@ -407,11 +304,13 @@ pub(super) enum Over {
     Nothing,
     /// Whatever is there but a directory.
     What,
+    /// A file that is equal as far as metadata tells: it is written only where the bytes differ.
+    Same,
 }
 
 fn move_to(dir: BorrowedFd<'_>, from: &[u8], to: &[u8], over: Over) -> Result<(), Errno> {
     let (from, to) = (OsStr::from_bytes(from), OsStr::from_bytes(to));
-    if over == Over::What {
+    if over != Over::Nothing {
         return rustix::fs::renameat(dir, from, dir, to);
     }
     match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
@@ -433,14 +332,6 @@ pub(super) fn write_piece(file: &File, piece: &Piece, offset: u64) -> std::io::R
             Ok(offset + bytes.len() as u64)
         }
     }
-}
-
-fn times(meta: &EntryMeta) -> Option<Timestamps> {
-    let (seconds, nanoseconds) = meta.mtime?;
-    let omit = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
-    // A stored number of nanoseconds may be anything; the kernel takes less than a second.
-    let last_modification = Timespec { tv_sec: seconds, tv_nsec: i64::from(nanoseconds.min(999_999_999)) };
-    Some(Timestamps { last_access: omit, last_modification })
 }
 
 fn differences(names: &Names, entry: &Entry, stat: &Stat, at: At<'_>, owners: bool) -> Vec<String> {

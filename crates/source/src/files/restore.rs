@@ -2,10 +2,8 @@
 //! paths the hard links and, from the bottom up, the metadata of directories.
 
 use std::collections::{BTreeSet, HashMap};
-use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,14 +12,14 @@ use async_trait::async_trait;
 use lifeboat_model::flow::{BodyError, ContentSink, Entry, EntryReader, PIECE_BYTES_MAX, Piece, ReadError, RunContext};
 use lifeboat_model::target::{RestoreOptions, Restored};
 use lifeboat_model::{EntryKind, EntryPath};
-use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::below::{Below, UNFINISHED, parent};
+use super::below::{Below, parent};
 use super::broke;
-use super::meta::kind_of;
 use super::place::{Over, Place, Temp, failed, write_piece};
 use super::select::{BatchWork, Item, Selection, channel, in_parallel};
+use super::steps::{Step, close};
+use super::verify::{self, Compare};
 use crate::SourceError;
 
 /// Batches that are written at once at most: each may hold 4 MiB.
@@ -117,7 +115,16 @@ impl Run<'_> {
         let (out, batches) = channel();
         let work = in_parallel(jobs, batches, self);
         let (walk, work) = tokio::join!(self.selection.walk(self.data, out), work);
-        work.and(walk)
+        work.and(walk)?;
+        self.settle().await
+    }
+
+    /// Gives files that wait for it their places.
+    async fn settle(&self) -> Result<(), SourceError> {
+        let place = Arc::clone(&self.place);
+        tokio::task::spawn_blocking(move || place.waiting.settle())
+            .await
+            .map_err(|error| broke("placing files", error))?
     }
 
     fn is_stopped(&self) -> bool {
@@ -172,6 +179,10 @@ impl Run<'_> {
     }
 
     async fn large(&self, work: Work) -> Result<(), SourceError> {
+        if work.over == Over::Same && self.is_there(&work).await? {
+            self.count(1, work.entry.bytes);
+            return Ok(());
+        }
         let (place, dir, path) = (Arc::clone(&self.place), Arc::clone(&work.dir), work.entry.path.clone());
         let made = tokio::task::spawn_blocking(move || place.temp_file(dir, &path));
         let (temp, file) = made.await.map_err(|error| broke("making a file", error))??;
@@ -196,6 +207,17 @@ impl Run<'_> {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.ctx.monitor.entries(1);
         Ok(())
+    }
+
+    /// Whether a large file that looks the same has the same content. Damage is told when it is read
+    /// to be written.
+    async fn is_there(&self, work: &Work) -> Result<bool, SourceError> {
+        let (dir, path) = (Arc::clone(&work.dir), work.entry.path.clone());
+        let opened = tokio::task::spawn_blocking(move || verify::open(&dir, path.name()));
+        let Ok(file) = opened.await.map_err(|error| broke("opening a file", error))? else { return Ok(false) };
+        let mut sink = Compare::new(file, &self.ctx.cancel);
+        let read = self.data.content(work.content_of.as_ref().unwrap_or(&work.entry), &mut sink).await;
+        Ok(matches!((sink.outcome, read), (Ok(true), Ok(read)) if read == work.entry.bytes))
     }
 
     /// Remembers an entry that the repository cannot give; the others are still restored.
@@ -282,6 +304,7 @@ impl Run<'_> {
             for work in work {
                 self.large(Work { content_of: Some(origin.clone()), ..work }).await?;
             }
+            self.settle().await?;
         }
         Ok(())
     }
@@ -334,41 +357,6 @@ impl Run<'_> {
     }
 }
 
-/// Something of the second pass.
-enum Step {
-    /// Gives the file at this path a further name.
-    Link(EntryPath, Entry),
-    /// Gives a directory its metadata.
-    Dir(Item),
-    /// Finishes a directory of which the snapshot knows nothing.
-    Plain(EntryPath),
-}
-
-impl Step {
-    /// Whether an entry was restored.
-    fn run(self, place: &Place) -> Result<bool, SourceError> {
-        match self {
-            Self::Link(origin, entry) => link(place, &origin, &entry),
-            Self::Dir(item) => finish_dir(place, &item),
-            Self::Plain(path) => {
-                if let Some((above, UNFINISHED)) = look_at_dir(place, &path)?
-                    && let Some(fd) = open_dir(place, &above, &path)?
-                {
-                    rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o755)).map_err(|e| failed("finishing", &path, e))?;
-                }
-                Ok(false)
-            }
-        }
-    }
-}
-
-/// Moves the directories that do not hold `next` from the way down to the steps, deepest first.
-fn close(open: &mut Vec<Item>, next: Option<&EntryPath>, steps: &mut Vec<Step>) {
-    while let Some(last) = open.pop_if(|last| next.is_none_or(|next| !next.is_within(&last.entry.path))) {
-        steps.push(Step::Dir(last));
-    }
-}
-
 /// Makes the directories of a batch and what has no content; tells which files to write, and how
 /// many entries are done.
 fn prepare(place: &Place, batch: Vec<Item>) -> Result<(Vec<Work>, u64), SourceError> {
@@ -409,15 +397,33 @@ fn prepare(place: &Place, batch: Vec<Item>) -> Result<(Vec<Work>, u64), SourceEr
 }
 
 fn write_small(place: &Place, work: &Work, pieces: &[Piece]) -> Result<(), SourceError> {
+    if work.over == Over::Same && has_content(work, pieces) {
+        return Ok(());
+    }
     let (temp, file) = place.temp_file(Arc::clone(&work.dir), &work.entry.path)?;
     let mut offset = 0;
+    let file = Arc::new(file);
     for piece in pieces {
         offset = write_piece(&file, piece, offset).map_err(|error| writing(&work.entry.path, &error))?;
     }
     finish(place, temp, &file, work)
 }
 
-fn finish(place: &Place, temp: Temp, file: &File, work: &Work) -> Result<(), SourceError> {
+/// Whether a file that looks the same has these bytes.
+fn has_content(work: &Work, pieces: &[Piece]) -> bool {
+    let Ok(file) = verify::open(&work.dir, work.entry.path.name()) else { return false };
+    let mut offset = 0;
+    pieces.iter().all(|piece| {
+        let at = offset;
+        offset += match piece {
+            Piece::Data(bytes) => bytes.len() as u64,
+            Piece::Hole(length) => *length,
+        };
+        matches!(verify::is_equal(&file, at, piece), Ok(true))
+    })
+}
+
+fn finish(place: &Place, temp: Temp, file: &Arc<File>, work: &Work) -> Result<(), SourceError> {
     let path = &work.entry.path;
     let written = rustix::fs::fstat(file).map_err(|error| failed("restoring", path, error))?;
     if u64::try_from(written.st_size) != Ok(work.entry.bytes) {
@@ -425,69 +431,6 @@ fn finish(place: &Place, temp: Temp, file: &File, work: &Work) -> Result<(), Sou
         rustix::fs::ftruncate(file, work.entry.bytes).map_err(|error| failed("restoring", path, error))?;
     }
     place.finish(temp, file, &work.entry, work.over)
-}
-
-fn link(place: &Place, origin: &EntryPath, entry: &Entry) -> Result<bool, SourceError> {
-    let say = |error| failed("linking", &entry.path, error);
-    let look = |dir: &OwnedFd, path: &EntryPath| {
-        rustix::fs::statat(dir, OsStr::from_bytes(path.name()), AtFlags::SYMLINK_NOFOLLOW)
-    };
-    let from = place.below.dir(parent(origin)).and_then(|dir| look(&dir, origin));
-    let from = match from {
-        // Its content could not be restored; that was told.
-        Err(Errno::NOENT) => return Ok(false),
-        other => other.map_err(say)?,
-    };
-    let dir = place.parent(&entry.path)?;
-    let over = match look(&dir, &entry.path) {
-        Err(Errno::NOENT) => Over::Nothing,
-        Ok(here) if (here.st_dev, here.st_ino) == (from.st_dev, from.st_ino) => return Ok(true),
-        Ok(here) if place.replace && kind_of(&here) != EntryKind::Dir => Over::What,
-        Ok(_) => {
-            place.move_aside(&entry.path)?;
-            Over::Nothing
-        }
-        Err(error) => return Err(say(error)),
-    };
-    place.link(origin, dir, entry, over).map(|()| true)
-}
-
-/// The directory above the one at `path`, and the permissions of the latter; `None` where there is
-/// none.
-fn look_at_dir(place: &Place, path: &EntryPath) -> Result<Option<(OwnedFd, u32)>, SourceError> {
-    let stat = place.below.dir(parent(path)).and_then(|above| {
-        let stat = rustix::fs::statat(&above, OsStr::from_bytes(path.name()), AtFlags::SYMLINK_NOFOLLOW)?;
-        Ok((above, stat))
-    });
-    match stat {
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
-        Err(error) => Err(failed("finishing", path, error)),
-        Ok((above, stat)) => Ok((kind_of(&stat) == EntryKind::Dir).then_some((above, stat.st_mode & 0o7777))),
-    }
-}
-
-/// Opens a directory to give it metadata; `None` where that may not be.
-fn open_dir(place: &Place, above: &OwnedFd, path: &EntryPath) -> Result<Option<OwnedFd>, SourceError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match rustix::fs::openat(above, OsStr::from_bytes(path.name()), flags, Mode::empty()) {
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
-        Err(Errno::ACCESS) => {
-            place.shortfalls.add("metadata of directories that may not be opened stayed as it was", path);
-            Ok(None)
-        }
-        other => other.map(Some).map_err(|error| failed("finishing", path, error)),
-    }
-}
-
-fn finish_dir(place: &Place, item: &Item) -> Result<bool, SourceError> {
-    let path = &item.entry.path;
-    let Some((above, mode)) = look_at_dir(place, path)? else { return Ok(false) };
-    if (mode == UNFINISHED || (place.replace && item.selected))
-        && let Some(fd) = open_dir(place, &above, path)?
-    {
-        place.dress(fd.as_fd(), &item.entry.meta, path);
-    }
-    Ok(item.selected)
 }
 
 fn writing(path: &EntryPath, error: &std::io::Error) -> SourceError {

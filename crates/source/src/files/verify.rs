@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use lifeboat_model::flow::{BodyError, ContentSink, Entry, EntryReader, PIECE_BYTES_MAX, Piece, ReadError, RunContext};
+use lifeboat_model::flow::{
+    BodyError, Cancel, ContentSink, Entry, EntryReader, PIECE_BYTES_MAX, Piece, ReadError, RunContext,
+};
 use lifeboat_model::target::{RestoreOptions, Verified};
 use lifeboat_model::{EntryKind, EntryPath};
 use rustix::fs::{AtFlags, OFlags, SeekFrom};
@@ -114,11 +116,14 @@ impl Run<'_> {
 
     async fn compare(&self, entry: &Entry, read: &Entry, mut seen: Seen) -> Result<(), SourceError> {
         if let Some(file) = seen.file.take() {
-            let mut sink = Compare { file: Arc::new(file), offset: 0, outcome: Ok(true) };
+            let mut sink = Compare::new(file, &self.ctx.cancel);
             let content = self.data.content(read, &mut sink).await;
             match (sink.outcome, content) {
                 (Err(error), _) => seen.differences.push(format!("it cannot be read: {error}")),
                 (Ok(false), _) => seen.differences.push("its content differs".to_owned()),
+                (Ok(true), Err(ReadError::Receiver(_))) if self.ctx.cancel.is_cancelled() => {
+                    return Err(SourceError::Cancelled);
+                }
                 (Ok(true), Err(error @ ReadError::Receiver(_))) => return Err(error.into()),
                 (Ok(true), content) => {
                     self.ctx.monitor.bytes(content?);
@@ -166,7 +171,7 @@ fn look(place: &Place, entry: &Entry) -> Result<Seen, SourceError> {
     Ok(Seen { differences, file })
 }
 
-fn open(dir: &OwnedFd, name: &[u8]) -> Result<File, Errno> {
+pub(super) fn open(dir: &OwnedFd, name: &[u8]) -> Result<File, Errno> {
     open_quietly(dir.as_fd(), name, OFlags::empty()).map(File::from)
 }
 
@@ -180,16 +185,26 @@ fn is_linked(place: &Place, entry: &Entry, here: (u64, u64)) -> bool {
 }
 
 /// Compares content as it comes with a file.
-struct Compare {
+pub(super) struct Compare {
     file: Arc<File>,
     offset: u64,
+    cancel: Cancel,
     /// Whether everything so far was equal.
-    outcome: std::io::Result<bool>,
+    pub(super) outcome: std::io::Result<bool>,
+}
+
+impl Compare {
+    pub(super) fn new(file: File, cancel: &Cancel) -> Self {
+        Self { file: Arc::new(file), offset: 0, cancel: cancel.clone(), outcome: Ok(true) }
+    }
 }
 
 #[async_trait]
 impl ContentSink for Compare {
     async fn piece(&mut self, piece: Piece) -> Result<(), BodyError> {
+        if self.cancel.is_cancelled() {
+            return Err("stopped by request".into());
+        }
         let (file, offset) = (Arc::clone(&self.file), self.offset);
         self.offset += match &piece {
             Piece::Data(bytes) => bytes.len() as u64,
@@ -200,7 +215,7 @@ impl ContentSink for Compare {
     }
 }
 
-fn is_equal(file: &File, offset: u64, piece: &Piece) -> std::io::Result<bool> {
+pub(super) fn is_equal(file: &File, offset: u64, piece: &Piece) -> std::io::Result<bool> {
     match piece {
         Piece::Data(bytes) => {
             let mut here = vec![0; bytes.len()];

@@ -188,3 +188,54 @@ async fn the_total_that_the_caller_told_is_not_hidden_by_a_new_beginning() {
     bench.target().verify(&snapshot, &RestoreOptions::default(), &bench.ctx).await.expect("verify");
     assert_eq!(*begun.0.lock().expect("no panic"), Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn more_files_than_wait_together_are_replaced_and_each_is_whole() {
+    let bench = Bench::new();
+    for number in 0..700 {
+        bench.write(&format!("{}/{number}", number % 7), format!("content {number}").as_bytes());
+    }
+    bench.write("3/large", &vec![7; 3 << 20]);
+    fs::hard_link(bench.tree().join("0/0"), bench.tree().join("6/link")).expect("link");
+    let snapshot = bench.backup().await;
+    bench.restore(&snapshot, &RestoreOptions::default()).await.expect("a restore");
+    for number in 0..700 {
+        put(bench.restored(&format!("{}/{number}", number % 7)), b"newer");
+    }
+    let restored = bench.restore(&snapshot, &replace()).await.expect("a restore");
+    assert_eq!(restored.problems, Vec::<String>::new());
+    compare(&bench.tree(), &bench.restored("")).expect("compare").assert_equal();
+    bench.write("0/0", b"linked once more");
+    let snapshot = bench.backup().await;
+    let part = RestoreOptions { only: vec![bench.entry("6").to_string()], ..replace() };
+    bench.restore(&snapshot, &part).await.expect("a restore of a further name alone");
+    assert_eq!(fs::read(bench.restored("6/link")).expect("read"), b"linked once more");
+}
+
+#[tokio::test]
+async fn files_that_wait_when_a_restore_ends_early_leave_nothing_and_touch_nothing() {
+    let bench = Bench::new();
+    for number in 0..200 {
+        bench.write(&number.to_string(), b"old");
+    }
+    let mut snapshot = bench.backup().await;
+    bench.restore(&snapshot, &RestoreOptions::default()).await.expect("a restore");
+    for number in 0..200 {
+        put(bench.restored(&number.to_string()), b"newer");
+    }
+    let calls = std::sync::atomic::AtomicU64::new(0);
+    let cancel = bench.ctx.cancel.clone();
+    snapshot.on_content = Some(Box::new(move |_, _| {
+        if calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 150 {
+            cancel.cancel();
+        }
+    }));
+    // One after the other: the last batch has not begun when the stop comes.
+    let cut_short = bench.restore(&snapshot, &RestoreOptions { jobs: 1, ..replace() }).await;
+    assert!(matches!(cut_short, Err(SourceError::Cancelled)), "{cut_short:?}");
+    let names: Vec<_> = fs::read_dir(bench.restored("")).expect("list").collect();
+    assert_eq!(names.len(), 200, "temporary files stay: {names:?}");
+    for number in 0..200 {
+        assert_eq!(fs::read(bench.restored(&number.to_string())).expect("read"), b"newer");
+    }
+}
