@@ -196,6 +196,7 @@ impl Pipeline {
             known: Arc::clone(&known),
             alive: Arc::clone(&alive),
             stop: stop.clone(),
+            pack_bytes: limits.data_pack_bytes as u64,
         };
         let shared = Arc::new(Shared { keys, known, packer, lanes: Lanes::default(), zstd_level, stop });
         let (jobs, queue) = crossbeam_channel::unbounded::<Job>();

@@ -22,6 +22,12 @@ const PUTS_MAX: usize = 4;
 /// Records after which an index object is put, so that a run does not hold all of its own.
 const FLUSH_RECORDS: usize = 131_072;
 
+/// Packs after which a run puts its first index object: what is indexed need not be brought again
+/// where the run dies.
+const FIRST_INDEX_PACKS: u64 = 4;
+/// Later ones follow when this share of all that was put is in no index, so that they stay few.
+const INDEX_SHARE: u64 = 16;
+
 /// What was put.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Uploaded {
@@ -49,6 +55,7 @@ pub(super) struct Uploader {
     pub(super) known: Arc<Known>,
     pub(super) alive: Arc<Semaphore>,
     pub(super) stop: Stop,
+    pub(super) pack_bytes: u64,
 }
 
 impl Uploader {
@@ -67,7 +74,7 @@ impl Uploader {
         let mut puts = FuturesUnordered::new();
         let mut index = IndexBuilder::new();
         let mut uploaded = Uploaded::default();
-        let mut open = true;
+        let (mut open, mut unindexed_bytes) = (true, 0);
         while open || !puts.is_empty() {
             tokio::select! {
                 pack = full.recv(), if open && puts.len() < PUTS_MAX => match pack {
@@ -78,13 +85,16 @@ impl Uploader {
                     let pack: FinishedPack = done?;
                     uploaded.packs += 1;
                     uploaded.bytes += pack.bytes.len() as u64;
+                    unindexed_bytes += pack.bytes.len() as u64;
                     if index.is_full_for(&pack) {
                         uploaded.bytes += self.flush(std::mem::take(&mut index)).await?;
                     }
                     index.add(&pack);
                     drop(pack);
-                    if index.records() >= FLUSH_RECORDS {
+                    let many_bytes = (self.pack_bytes * FIRST_INDEX_PACKS).max(uploaded.bytes / INDEX_SHARE);
+                    if index.records() >= FLUSH_RECORDS || unindexed_bytes >= many_bytes {
                         uploaded.bytes += self.flush(std::mem::take(&mut index)).await?;
+                        unindexed_bytes = 0;
                     }
                 }
             }
