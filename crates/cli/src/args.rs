@@ -72,6 +72,8 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Check that the repository is whole.
     Check(CheckArgs),
+    /// Copy snapshots into another repository, with its own keys and retention.
+    Copy(CopyArgs),
     /// Drop snapshots by the retention policy, with reasons.
     Forget(ForgetArgs),
     /// Keep a snapshot whatever the policy says, or release it.
@@ -252,11 +254,34 @@ pub(crate) struct CheckArgs {
     /// Read every byte, not only what says where they are.
     #[arg(long)]
     pub(crate) read_data: bool,
+    /// Compare with the snapshots of this repository instead: what either lacks, what differs.
+    #[arg(long, value_name = "REPOSITORY")]
+    pub(crate) against: Option<String>,
     /// Repository; all of the configuration by default.
     #[arg(long, value_name = "REPOSITORY")]
     pub(crate) from: Option<String>,
     #[command(flatten)]
     pub(crate) identity: IdentityArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "A source means all of its snapshots that the other repository lacks and its retention would \
+    keep;\nSOURCE@WHICH means that one. Copies keep their time, and commands take the original's id too.\n\n\
+    Examples:\n  lifeboat copy --from main --to offsite\n  \
+    lifeboat copy registry@before-upgrade --from main --to offsite")]
+pub(crate) struct CopyArgs {
+    /// [STACK/]SOURCE[@WHICH], or an id; by default everything that the other repository lacks.
+    #[arg(value_name = "SOURCE[@WHICH]")]
+    pub(crate) what: Vec<String>,
+    /// Repository to read.
+    #[arg(long, value_name = "REPOSITORY")]
+    pub(crate) from: String,
+    /// Repository to write.
+    #[arg(long, value_name = "REPOSITORY")]
+    pub(crate) to: String,
+    /// Show what would be copied, and stop.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -132,7 +132,7 @@ pub fn plan_forget(
 ) -> Result<ForgetReport, JobError> {
     let mut report = ForgetReport { repository: repository.to_owned(), dry_run: true, ..ForgetReport::default() };
     for group in groups_of(snapshots) {
-        match policy_for(config, repository, group[0], asked) {
+        match policy_for(config, repository, &group, asked) {
             Ok(policy) => report.groups.push(judge(policy, &group, now, config)?),
             Err(why) => {
                 report.untouched.push(Untouched { source: group[0].group(), count: group.len() as u64, why });
@@ -172,13 +172,16 @@ fn groups_of(snapshots: &[SnapshotSummary]) -> Vec<Vec<&SnapshotSummary>> {
     groups
 }
 
-/// The policy of a group, or why it has none.
+/// The policy of a group, or why it has none. Copies fall under that of the repository that they are
+/// in, whatever the source's own repository does.
 fn policy_for<'a>(
     config: &'a StackConfig,
     repository: &str,
-    of: &SnapshotSummary,
+    group: &[&SnapshotSummary],
     asked: &[SourceName],
 ) -> Result<&'a RetentionPolicy, &'static str> {
+    let of = group[0];
+    let own = || config.repositories.get(repository).and_then(|repository| repository.retention.as_ref());
     let (Some(stack), Some(source)) = (&of.stack, &of.source) else {
         return Err("its name is not known to this configuration");
     };
@@ -190,10 +193,9 @@ fn policy_for<'a>(
     }
     let policy = match config.sources.get(source) {
         Some(configured) if configured.repository == repository => config.retention_of(configured),
+        Some(_) if group.iter().any(|snapshot| snapshot.original.is_some()) => own(),
         Some(_) => return Err("the configuration sends it to another repository"),
-        None if asked.contains(source) => {
-            config.repositories.get(repository).and_then(|repository| repository.retention.as_ref())
-        }
+        None if asked.contains(source) => own(),
         None => return Err("the configuration no longer has it; name it to apply the repository's policy"),
     };
     policy.ok_or("it has no retention policy")

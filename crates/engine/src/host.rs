@@ -30,6 +30,11 @@ impl fmt::Debug for Host<'_> {
     }
 }
 
+/// The lock of a source of any stack. No name holds a `+`.
+pub(crate) fn lock_name(stack: &StackName, source: &SourceName) -> String {
+    format!("source-{stack}+{source}")
+}
+
 impl<'a> Host<'a> {
     pub(crate) fn now(&self) -> Timestamp {
         self.run.clock.now()
@@ -87,9 +92,9 @@ impl<'a> Host<'a> {
         }
     }
 
-    /// The lock of a source on this machine. No name holds a `+`.
+    /// The lock of a source of this machine's stack.
     pub(crate) fn lock_name(&self, source: &SourceName) -> String {
-        format!("source-{}+{source}", self.config.stack)
+        lock_name(&self.config.stack, source)
     }
 
     /// `stack/source`, as it is shown and recorded.

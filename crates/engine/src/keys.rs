@@ -21,6 +21,8 @@ pub enum Need {
     Write,
     /// Forget, hold, prune: the maintainer key, else the identity.
     Maintain,
+    /// Add copies, for whose age an identity vouches: the writer key and the identity.
+    Copy,
     /// Read content: the identity.
     Read,
     /// List, with whatever keys are at hand.
@@ -31,6 +33,10 @@ impl Need {
     const fn what(self) -> (&'static str, &'static str) {
         match self {
             Self::Write => ("backing up", "a writer key (`writerKeyFile`)"),
+            Self::Copy => (
+                "copying into a repository",
+                "a writer key (`writerKeyFile`) and an identity (`identityFile`) of that repository",
+            ),
             Self::Maintain => ("this", "a maintainer key (`maintainerKeyFile`) or an identity"),
             Self::Read => ("reading content", "an identity (`identityFile`, or --identity FILE)"),
             Self::List => ("opening a repository", "a key file of it"),
@@ -48,7 +54,7 @@ pub(crate) fn load(host: &Host<'_>, config: &RepositoryConfig, need: Need) -> Re
     let writer = there(&config.writer_key_file);
     let maintainer = there(&config.maintainer_key_file);
     let identity = there(&config.identity_file);
-    if matches!(need, Need::Write | Need::List)
+    if matches!(need, Need::Write | Need::Copy | Need::List)
         && let Some(path) = &writer
     {
         keys.writer = Some(at(path, read(host, path)?.into_writer())?);
@@ -61,7 +67,7 @@ pub(crate) fn load(host: &Host<'_>, config: &RepositoryConfig, need: Need) -> Re
     let wanted = match need {
         Need::Write => false,
         Need::Maintain => keys.maintainer.is_none(),
-        Need::Read | Need::List => true,
+        Need::Copy | Need::Read | Need::List => true,
     };
     if wanted && let Some(path) = &identity {
         match read(host, path).and_then(|file| at(path, file.into_identity())) {
@@ -73,7 +79,8 @@ pub(crate) fn load(host: &Host<'_>, config: &RepositoryConfig, need: Need) -> Re
             Err(error) => return Err(error),
         }
     }
-    if keys.writer.is_none() && keys.maintainer.is_none() && keys.identity.is_none() {
+    let none = keys.writer.is_none() && keys.maintainer.is_none() && keys.identity.is_none();
+    if none || need == Need::Copy && (keys.writer.is_none() || keys.identity.is_none()) {
         let (what, needs) = need.what();
         return Err(RepoError::KeyMissing { what, needs }.into());
     }

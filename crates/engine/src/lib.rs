@@ -7,6 +7,8 @@
 // The jobs.
 pub mod backup;
 pub mod browse;
+pub mod compare;
+pub mod copy;
 pub mod forget;
 pub mod listing;
 pub mod recover;

@@ -93,7 +93,7 @@ pub(crate) fn summary_of(info: &SnapshotInfo, names: &Names) -> SnapshotSummary 
     let drift = header.countersigned.is_none() && info.stored_at.duration_since(header.time).abs() > TOLERANCE;
     SnapshotSummary {
         id: info.id,
-        original: header.original,
+        original: header.copied_from(),
         stack,
         source,
         kind: body.kind,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use lifeboat_model::config::RepositoryConfig;
 use lifeboat_model::flow::EntryReader;
-use lifeboat_model::{SnapshotId, SourceName, StackName};
+use lifeboat_model::{Digest, SnapshotId, SourceName, StackName};
 use lifeboat_repo::forget;
 use lifeboat_repo::root::RootBody;
 use lifeboat_repo::snapshots::{SnapshotInfo, SnapshotList};
@@ -31,7 +31,7 @@ pub struct OpenRepository {
     name: String,
     id: String,
     zstd_level: i32,
-    repository: Repository,
+    repository: Arc<Repository>,
     remembered: Remembered,
     /// Facts that snapshots of this machine's stack record, by key.
     own_facts: BTreeMap<String, BTreeSet<String>>,
@@ -61,10 +61,10 @@ pub async fn open_repository(
     }
     let repository = Repository::open(store, opened.access, &cache_dir(host, &id)).await?;
     let repository = OpenRepository {
+        repository: Arc::new(repository),
         name: config.name.clone(),
         id,
         zstd_level: config.zstd_level,
-        repository,
         remembered: opened.remembered,
         own_facts: BTreeMap::new(),
     };
@@ -100,6 +100,11 @@ impl OpenRepository {
     #[must_use]
     pub fn inner(&self) -> &Repository {
         &self.repository
+    }
+
+    /// The same, to be held by several.
+    pub(crate) fn shared(&self) -> Arc<Repository> {
+        Arc::clone(&self.repository)
     }
 
     pub(crate) fn access(&self) -> &Access {
@@ -197,15 +202,23 @@ impl OpenRepository {
     /// # Errors
     /// [`JobError::Repository`]: no writer key, the store.
     pub(crate) async fn writer(&self, host: &Host<'_>, head: SnapshotHead) -> Result<SnapshotWriter, JobError> {
-        let keys = self.access().writer.as_ref().and_then(|writer| {
-            let keys = self.access().domains.get(&writer.domain)?;
-            Some((writer.sign.verify_key(), keys.source_tag(&head.stack, &head.source)))
-        });
-        let remembered = keys.and_then(|(writer, source)| {
-            self.remembered.heads.iter().find(|known| known.writer == writer && known.source == source).cloned()
-        });
-        let options = WriteOptions { zstd_level: self.zstd_level, remembered, ..WriteOptions::default() };
+        let options = self.write_options(&head.stack, &head.source);
         Ok(self.repository.writer(head, options, host.run.clone()).await?)
+    }
+
+    /// The tag of a source in the writer's own domain.
+    pub(crate) fn own_tag(&self, stack: &StackName, source: &SourceName) -> Option<Digest> {
+        let writer = self.access().writer.as_ref()?;
+        Some(self.access().domains.get(&writer.domain)?.source_tag(stack, source))
+    }
+
+    /// How to write a snapshot of a source: at the end of the chain that this host remembers.
+    pub(crate) fn write_options(&self, stack: &StackName, source: &SourceName) -> WriteOptions {
+        let writer = self.access().writer.as_ref().map(|writer| writer.sign.verify_key());
+        let tag = self.own_tag(stack, source);
+        let own = |head: &&RememberedHead| Some(head.writer) == writer && Some(head.source) == tag;
+        let remembered = self.remembered.heads.iter().find(own).cloned();
+        WriteOptions { zstd_level: self.zstd_level, remembered, ..WriteOptions::default() }
     }
 
     /// Takes note of a snapshot that this host sealed.

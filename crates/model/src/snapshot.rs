@@ -66,10 +66,16 @@ pub struct SnapshotSummary {
 
 impl SnapshotSummary {
     /// The instant that a person means who asks for a time: the recovery point, or where that
-    /// cannot be read the time of sealing.
+    /// cannot be read the time of sealing, of a copy that of its original.
     #[must_use]
     pub fn instant(&self) -> Timestamp {
-        self.recovery_point.unwrap_or(self.time)
+        self.recovery_point.or(self.countersigned_time).unwrap_or(self.time)
+    }
+
+    /// The id under which it was first sealed: equal for all copies of a snapshot.
+    #[must_use]
+    pub fn first_id(&self) -> SnapshotId {
+        self.original.unwrap_or(self.id)
     }
 
     /// What retention judges it by. `restorable` is what is known of its state.

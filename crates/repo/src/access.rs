@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use lifeboat_model::{ChunkId, Digest, SourceName, StackName};
 
 use crate::crypt::{CryptError, SealSecret, Secret, SignKey};
+use crate::error::RepoError;
 use crate::object::{DomainId, Envelope, IndexKey, Reader, Recipient, RepositoryId};
 use crate::roster::Roster;
 
@@ -79,6 +80,8 @@ pub struct Access {
     pub writer: Option<WriterAccess>,
     /// Present where a maintainer or identity key was given: signs forget, hold, mark, index.
     pub maintain: Option<SignKey>,
+    /// Present with an identity: vouches for the age of what was copied.
+    pub identity: Option<SignKey>,
     /// Secrets of the epochs: present with an identity. They open content.
     pub epochs: BTreeMap<u32, SealSecret>,
     /// Secrets of the maintenance keys: present with a maintainer or an identity. They open references.
@@ -109,6 +112,23 @@ impl Access {
             generation: self.roster.maintenance.0,
             public: self.roster.maintenance.1.clone(),
         }
+    }
+
+    /// Refuses where the writer at hand may not write this source: nobody would take its snapshots.
+    ///
+    /// # Errors
+    /// [`RepoError::KeyMissing`] without a writer key, [`RepoError::NotAllowed`].
+    pub fn check_may_write(&self, stack: &StackName, source: &SourceName) -> Result<(), RepoError> {
+        let missing = RepoError::KeyMissing { what: "writing a snapshot", needs: "a writer key" };
+        let Some(writer) = &self.writer else { return Err(missing) };
+        let Some(keys) = self.domains.get(&writer.domain) else { return Err(missing) };
+        let verify = writer.sign.verify_key();
+        let tags = [keys.stack_tag(stack), keys.source_tag(stack, source)];
+        let known = self.roster.writer(verify).filter(|known| known.domain == writer.domain);
+        if known.is_some_and(|known| known.allowed.iter().any(|tag| tags.contains(tag))) {
+            return Ok(());
+        }
+        Err(RepoError::NotAllowed { key: Digest(verify.0).short(), source_name: format!("{stack}/{source}") })
     }
 
     /// Whether content can be read.

@@ -91,7 +91,8 @@ impl<'a> ContentBuilder<'a> {
         self.push(Extent::Hole(bytes)).await
     }
 
-    async fn push(&mut self, extent: Extent) -> Result<(), Cause> {
+    /// Adds an extent of any kind, none of whose bytes counts as new.
+    pub(crate) async fn push(&mut self, extent: Extent) -> Result<(), Cause> {
         self.extents.push(extent);
         if self.pages.is_empty() && self.extents.len() <= INLINE_EXTENTS_MAX {
             return Ok(());

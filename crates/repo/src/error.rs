@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use lifeboat_model::ChunkId;
+use lifeboat_model::flow::ReadError;
 use lifeboat_store::{StoreError, StoreErrorKind};
 
 use crate::crypt::VerifyKey;
@@ -158,6 +159,17 @@ pub enum RepoError {
         /// `an identity`, `a maintainer or identity key`.
         needs: &'static str,
     },
+    /// The owner did not allow this writer this source.
+    #[error("the writer key {key} may not write {source_name}")]
+    NotAllowed {
+        /// The key's public half, shortened.
+        key: String,
+        /// `stack/source`.
+        source_name: String,
+    },
+    /// What a snapshot holds cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// A file with a key.
     #[error("the key file {} cannot be used", .path.display())]
     KeyFile {
@@ -232,6 +244,7 @@ impl RepoError {
             | Self::Store(_)
             | Self::KeyFile { source: KeyFileError::Write(_), .. } => RepoErrorKind::Failed,
             Self::WrongKey { .. }
+            | Self::NotAllowed { .. }
             | Self::KeyMissing { .. }
             | Self::KeysDiffer
             | Self::KeyFile { .. }
@@ -246,6 +259,10 @@ impl RepoError {
             | Self::TooMany { .. }
             | Self::OlderRoster { .. } => RepoErrorKind::Damaged,
             Self::GivenUp { source, .. } => source.as_ref().map_or(RepoErrorKind::Failed, |cause| cause.kind()),
+            Self::Read(ReadError::Damaged { source, .. }) => {
+                source.downcast_ref::<Self>().map_or(RepoErrorKind::Damaged, Self::kind)
+            }
+            Self::Read(_) => RepoErrorKind::Failed,
         }
     }
 
@@ -258,8 +275,11 @@ impl RepoError {
             Self::UnknownFeature { .. } | Self::Object { source: ObjectError::NewerVersion(_), .. } => {
                 Some("use a newer lifeboat")
             }
-            Self::Object { .. } | Self::Missing { .. } | Self::Chunk { .. } => {
+            Self::Object { .. } | Self::Missing { .. } | Self::Chunk { .. } | Self::Read(ReadError::Damaged { .. }) => {
                 Some("`lifeboat check --read-data` tells what is damaged and which entries it hits")
+            }
+            Self::NotAllowed { .. } => {
+                Some("the owner grants a writer its sources with `lifeboat key add`; nothing was written")
             }
             Self::KeysDiffer => Some("`lifeboat key test FILE` tells to which repository a key file belongs"),
             Self::OtherRepository { .. } => Some("the url and the key file do not belong together; compare both"),
@@ -290,7 +310,7 @@ impl RepoError {
                 Some("the cache directory needs a working disk with free space; what is in it can be deleted")
             }
             Self::GivenUp { source, .. } => source.as_ref().and_then(|cause| cause.hint()),
-            Self::Io { .. } => None,
+            Self::Io { .. } | Self::Read(_) => None,
         }
     }
 }

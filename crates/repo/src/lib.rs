@@ -54,6 +54,10 @@ mod spill;
 mod tree;
 pub mod writer;
 
+// Between two repositories.
+pub mod compare;
+pub mod copy;
+
 // Upkeep: what nobody needs, and what is damaged.
 pub mod check;
 pub mod forget;

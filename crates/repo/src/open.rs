@@ -88,6 +88,7 @@ pub async fn open_access(
         domains: BTreeMap::new(),
         writer: None,
         maintain: None,
+        identity: None,
         epochs: BTreeMap::new(),
         maintenance: BTreeMap::new(),
     };
@@ -240,6 +241,7 @@ impl Access {
         self.epochs = secrets.epochs.clone();
         self.maintenance.extend(secrets.maintenance.iter().map(|(number, secret)| (*number, secret.clone())));
         self.maintain.get_or_insert_with(|| key.sign());
+        self.identity = Some(key.sign());
     }
 }
 

@@ -14,9 +14,9 @@ use crate::object::ObjectError;
 use crate::page::{Content, StoredEntry};
 
 mod content;
-mod extents;
+pub(crate) mod extents;
 mod preflight;
-mod tree;
+pub(crate) mod tree;
 
 use tree::Tree;
 
@@ -37,6 +37,11 @@ impl SnapshotReader {
     pub fn new(fetcher: Arc<Fetcher>, top: Option<ChunkId>) -> Self {
         let tree = Tree::new(Arc::clone(&fetcher), top);
         Self { fetcher, tree, ahead: Arc::new(Semaphore::new(AHEAD_BYTES)) }
+    }
+
+    /// Goes through all entries as they are stored, one page in memory at a time.
+    pub(crate) fn stored_entries(&self) -> tree::Walk<'_> {
+        self.tree.walk(None)
     }
 
     /// The entry at exactly this path as it is stored.

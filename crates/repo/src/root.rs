@@ -47,6 +47,15 @@ pub struct RootHeader {
     pub countersigned: Option<Countersign>,
 }
 
+impl RootHeader {
+    /// The snapshot that this one is a copy of, where an identity vouches for it: a writer alone could
+    /// claim any id, and so pass its own snapshot off as another.
+    #[must_use]
+    pub fn copied_from(&self) -> Option<SnapshotId> {
+        self.countersigned.as_ref().and(self.original)
+    }
+}
+
 /// An identity vouches that the content of a copied or imported snapshot is as old as it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Countersign {

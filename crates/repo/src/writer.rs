@@ -32,10 +32,12 @@ use crate::tree::EntrySorter;
 
 mod body;
 mod chain;
+pub(crate) mod copied;
 mod problems;
 mod seal;
 
 use chain::Chain;
+use copied::CopyOf;
 use problems::Problems;
 
 /// What a snapshot says of itself besides its entries.
@@ -158,6 +160,7 @@ pub struct SnapshotWriter {
     sorter: Mutex<EntrySorter>,
     counters: Counters,
     problems: Problems,
+    copy_of: Option<CopyOf>,
     sealed: bool,
 }
 
@@ -236,6 +239,7 @@ impl Repository {
             ids: Arc::new(ids),
             counters: Counters::default(),
             problems: Problems::default(),
+            copy_of: None,
             sealed: false,
             store,
             access,

@@ -2,6 +2,7 @@
 
 mod backup;
 mod config;
+mod copy;
 mod doctor;
 mod init;
 mod key;
@@ -29,6 +30,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<Exit, Fai
         Command::Ls(args) => look::ls(session, args).await,
         Command::Cat(args) => look::cat(session, args).await,
         Command::Check(args) => upkeep::check(session, args).await,
+        Command::Copy(args) => copy::run(session, args).await,
         Command::Forget(args) => upkeep::forget(session, args).await,
         Command::Hold(args) => upkeep::hold(session, args).await,
         Command::Prune(args) => upkeep::prune(session, args).await,

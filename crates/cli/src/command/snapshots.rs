@@ -84,6 +84,9 @@ fn notes(summary: &SnapshotSummary) -> String {
         Some(why) => notes.push(format!("held: {why}")),
         None => {}
     }
+    if let Some(original) = &summary.original {
+        notes.push(format!("copy of {}", original.short()));
+    }
     if summary.clock_drift {
         notes.push("clocks differ".to_owned());
     }

@@ -15,6 +15,9 @@ use crate::request;
 use crate::session::Session;
 
 pub(crate) async fn check(session: &Session, args: CheckArgs) -> Result<Exit, Failure> {
+    if args.against.is_some() {
+        return super::copy::compare(session, &args).await;
+    }
     let running = session.host_with(&args.identity)?;
     let done = lifeboat_engine::upkeep::check(&running.host(), args.from.as_deref(), args.read_data).await;
     let reports = running.done(done)?;

@@ -11,6 +11,7 @@ mod bad;
 mod cli;
 mod closing;
 mod config;
+mod copy;
 mod docs;
 mod flow;
 mod harness;

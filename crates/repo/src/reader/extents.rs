@@ -13,7 +13,7 @@ use crate::page::{Content, Extent, decode_content_page};
 
 /// Extents in order; content pages are fetched one ahead.
 #[derive(Debug)]
-pub(super) struct Extents<'e> {
+pub(crate) struct Extents<'e> {
     fetcher: Arc<Fetcher>,
     path: &'e EntryPath,
     here: VecDeque<Extent>,
@@ -22,7 +22,7 @@ pub(super) struct Extents<'e> {
 }
 
 impl<'e> Extents<'e> {
-    pub(super) fn new(fetcher: &Arc<Fetcher>, path: &'e EntryPath, content: Content) -> Self {
+    pub(crate) fn new(fetcher: &Arc<Fetcher>, path: &'e EntryPath, content: Content) -> Self {
         let (here, pages) = match content {
             Content::Inline(extents) => (extents.into(), VecDeque::new()),
             Content::Pages(pages) => (VecDeque::new(), pages.into()),
@@ -36,7 +36,7 @@ impl<'e> Extents<'e> {
         }
     }
 
-    pub(super) async fn next(&mut self) -> Result<Option<Extent>, ReadError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Extent>, ReadError> {
         while self.here.is_empty() {
             self.fetch_ahead();
             let Some((page, bytes)) = self.next.take() else { return Ok(None) };

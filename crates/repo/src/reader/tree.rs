@@ -87,7 +87,7 @@ struct Step {
 
 /// Goes through entries in order, one page in memory at a time.
 #[derive(Debug)]
-pub(super) struct Walk<'t> {
+pub(crate) struct Walk<'t> {
     tree: &'t Tree,
     under: Option<EntryPath>,
     /// The next one last. At most one page's children for each level.
@@ -97,7 +97,7 @@ pub(super) struct Walk<'t> {
 
 impl Walk<'_> {
     /// The wanted entries of the next page that has any.
-    pub(super) async fn next_page(&mut self) -> Result<Option<Vec<StoredEntry>>, ReadError> {
+    pub(crate) async fn next_page(&mut self) -> Result<Option<Vec<StoredEntry>>, ReadError> {
         while let Some(step) = self.steps.pop() {
             let page = self.tree.page(&step.id, step.level).await?;
             match &*page {

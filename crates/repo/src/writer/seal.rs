@@ -86,7 +86,9 @@ impl SnapshotWriter {
         let sealed = self.put_root(point, tree, uploaded).await?;
         self.run.second_look(sealed.id).await?;
         self.sealed = true;
-        self.remember(parent).await;
+        if self.copy_of.is_none() {
+            self.remember(parent).await;
+        }
         if let Err(error) = self.run.renew(true).await {
             tracing::warn!("the end of the run could not be told, a prune will wait for it: {}", with_causes(&error));
         }
@@ -120,7 +122,7 @@ impl SnapshotWriter {
         let Chain { sequence, root: previous } = self.chain;
         // The store dates the root as well; a run that took long must not look like a clock gone wrong.
         let time = self.context.clock.now();
-        let header = RootHeader {
+        let mut header = RootHeader {
             stack_tag: self.keys.stack_tag(&self.head.stack),
             source_tag: self.source_tag,
             sequence: sequence + 1,
@@ -133,7 +135,7 @@ impl SnapshotWriter {
             countersigned: None,
         };
         let (top, refs) = tree.top.unzip();
-        let body = RootBody {
+        let mut body = RootBody {
             stack: self.head.stack.clone(),
             source: self.head.source.clone(),
             kind: self.head.kind.clone(),
@@ -145,6 +147,9 @@ impl SnapshotWriter {
             problems: problems.iter().map(|(path, what)| (path.as_bytes().to_vec(), what.clone())).collect(),
             stack_run: self.head.stack_run,
         };
+        if let Some(copy_of) = &self.copy_of {
+            copy_of.tell(access.repository, &mut header, &mut body);
+        }
         let sign = self.run.sign();
         let keys = RootKeys {
             index: &self.keys.index,
