@@ -10,12 +10,13 @@ use crate::EntryPath;
 /// What of a snapshot is restored, and how.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RestoreOptions {
-    /// Parts to restore, in the source's own words: paths and globs of files, `table`,
-    /// `schema.table`, `schema.*` or `database/schema.table` of a database. Empty = everything.
+    /// Parts to restore, in the source's own words: paths and globs of files, `database`,
+    /// `database/schema`, `database/table` or `database/schema.table`. Empty = everything.
     pub only: Vec<String>,
     /// Whether what stands in the way may be replaced.
     pub replace: bool,
-    /// New names of databases by their names in the snapshot.
+    /// New names of databases by their names in the snapshot. Where `only` is empty and this is not,
+    /// just the databases that it names are restored.
     pub rename: BTreeMap<String, String>,
     /// How much is done at the same time; 0 = as many as there are cores.
     pub jobs: usize,

@@ -13,17 +13,17 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use futures::future::try_join_all;
 use jiff::Timestamp;
-use lifeboat_model::flow::{Body, EntrySink, RunContext, Shape};
+use lifeboat_model::flow::{Body, EntrySink, RunContext, Shape, SinkError};
 use lifeboat_model::{EntryKind, EntryMeta, EntryPath, RecoveryPoint};
 
-use super::client::{Server, Session, database_argument, failure, literals};
-use super::data::{LARGE_OBJECT_PIECE, LargeObjectBody, TableBody, Watch, large_object_piece, shaped};
+use super::client::{MAY_READ_ALL, Server, Session, database_argument, denied, failure};
+use super::data::{LARGE_OBJECT_PIECE, LargeObjectBody, ReadingFailed, TableBody, Watch, large_object_piece, shaped};
 use super::layout::{self, Counts, TableCount};
 use super::toc::{Toc, TocEntry, TocReader};
 use super::tool::Tools;
 use super::version::{SERVER_MAJORS, major_of};
 use super::{PostgresConfig, globals};
-use crate::{Finding, SourceError, Verdict};
+use crate::SourceError;
 
 /// How many tables one statement locks.
 const LOCK_BATCH: usize = 200;
@@ -94,7 +94,7 @@ pub(super) async fn run(
 
 /// The databases to read, in the order of their names. One that was asked for and is not there is
 /// an error; one that is there and was not asked for is told.
-async fn choose_databases(
+pub(super) async fn choose_databases(
     config: &PostgresConfig,
     session: &Session,
     ctx: &RunContext,
@@ -249,8 +249,7 @@ impl Dump<'_> {
             let statement = format!("LOCK TABLE {} IN ACCESS SHARE MODE", list.join(", "));
             leader.client().batch_execute(&statement).await.map_err(|error| {
                 let what = format!("locking the tables of database {:?} against being dropped failed", self.database);
-                let hint = "the role needs SELECT on every table: GRANT pg_read_all_data TO it, or use a superuser";
-                failure(what, Some(hint), error)
+                failure(what, denied(&error), error)
             })?;
         }
         Ok(())
@@ -260,7 +259,7 @@ impl Dump<'_> {
     async fn structure(&self, leader: &Session, snapshot: &str) -> Result<Toc, SourceError> {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| SourceError::Failed {
             what: format!("reading the structure of database {:?} failed", self.database),
-            hint: None,
+            hint: Some(hint_of_dump(&error.to_string()).to_owned()),
             source: Some(error),
         };
         // Everything in UTF-8, so that names mean the same everywhere; SQL_ASCII has no meaning to keep.
@@ -377,11 +376,11 @@ impl Dump<'_> {
     ) -> Result<u64, SourceError> {
         let what = format!("table {name} of database {:?}", self.database);
         let rows = session.client().copy_out(copy).await;
-        let rows = rows.map_err(|error| failure(format!("reading {what} failed"), None, error))?;
+        let rows = rows.map_err(|error| failure(format!("reading {what} failed"), denied(&error), error))?;
         let count = Arc::new(AtomicU64::new(0));
         let from = Box::new(TableBody::new(rows, what, self.watch(), Arc::clone(&count)));
         let extra = BTreeMap::from([("postgres.table".to_owned(), name.to_owned())]);
-        self.put(root, file, extra, Body::Stream { from, shape: Shape::Rows }).await?;
+        self.put(root, file, extra, Body::Stream { from, shape: Shape::Rows }).await.map_err(of_server)?;
         Ok(count.load(Ordering::Relaxed))
     }
 
@@ -402,7 +401,31 @@ impl Dump<'_> {
             let from = LargeObjectBody { client, oid, what, watch: self.watch(), first: Some(first), offset: 0 };
             Body::Stream { from: Box::new(from), shape: Shape::Stream }
         };
-        self.put(root, &format!("blob_{oid}.dat"), BTreeMap::new(), body).await
+        self.put(root, &format!("blob_{oid}.dat"), BTreeMap::new(), body).await.map_err(of_server)
+    }
+}
+
+/// The failure of the server in the place of the one of the sink that it came through.
+fn of_server(error: SourceError) -> SourceError {
+    let SourceError::Sink(SinkError::Body { path, source }) = error else { return error };
+    match source.downcast::<ReadingFailed>() {
+        Ok(failed) => SourceError::Failed {
+            what: failed.to_string(),
+            hint: failed.source.hint().map(str::to_owned),
+            source: Some(Box::new(failed.source)),
+        },
+        Err(source) => SinkError::Body { path, source }.into(),
+    }
+}
+
+/// What to do about what `pg_dump` complained of.
+fn hint_of_dump(complaint: &str) -> &'static str {
+    if complaint.contains("permission denied") {
+        MAY_READ_ALL
+    } else if complaint.contains("signal: ") {
+        "pg_dump was ended from outside, perhaps for lack of memory: the system's log tells; run the backup again"
+    } else {
+        "`lifeboat doctor` looks at the tools and the role's rights"
     }
 }
 
@@ -433,69 +456,4 @@ fn oids_of(toc: &Toc, blobs: &TocEntry) -> Vec<u32> {
     };
     oids.sort_unstable();
     oids
-}
-
-/// `doctor`: connects, and looks for what a backup needs.
-pub(super) async fn look(config: &PostgresConfig, server: &Server, ctx: &RunContext) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let mut tell = |verdict, what: String, hint: Option<String>| findings.push(Finding { verdict, what, hint });
-    let session = match server.connect(&server.url.database).await {
-        Ok(session) => session,
-        Err(error) => {
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            tell(Verdict::Bad, format!("{error}{cause}"), error.hint().map(str::to_owned));
-            return findings;
-        }
-    };
-    let facts = match Facts::of(&session).await {
-        Ok(facts) => facts,
-        Err(error) => {
-            tell(Verdict::Bad, error.to_string(), None);
-            return findings;
-        }
-    };
-    tell(Verdict::Good, format!("PostgreSQL {} answers at {}", facts.version, server.url), None);
-    match Tools::find(facts.major, &config.tool_dirs, &ctx.cancel).await {
-        Ok(tools) => tell(Verdict::Good, format!("pg_dump {} in {}", tools.major, tools.bin.display()), None),
-        Err(error) => tell(Verdict::Bad, error.to_string(), error.hint().map(str::to_owned)),
-    }
-    let rights = "SELECT CASE WHEN r.rolsuper THEN 'superuser' \
-        WHEN EXISTS (SELECT FROM pg_catalog.pg_roles p WHERE p.rolname = 'pg_read_all_data' \
-                     AND pg_catalog.pg_has_role(r.oid, p.oid, 'USAGE')) THEN 'reader' ELSE 'none' END \
-        FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
-    let user = &server.url.user;
-    match session.text(rights, "looking at the role's rights").await.as_deref() {
-        Ok("superuser") => tell(Verdict::Good, format!("role {user:?} is superuser"), None),
-        Ok("reader") => {
-            let what = format!("role {user:?} reads all tables, but not the large objects of other roles");
-            tell(Verdict::Warning, what, Some("use a superuser where there are large objects".to_owned()));
-        }
-        Ok(_) => {
-            let hint = format!("as superuser: GRANT pg_read_all_data TO {user:?}");
-            tell(Verdict::Warning, format!("role {user:?} may not read every table"), Some(hint));
-        }
-        Err(error) => tell(Verdict::Bad, error.to_string(), None),
-    }
-    let tls = "SELECT coalesce((SELECT ssl FROM pg_catalog.pg_stat_ssl \
-        WHERE pid = pg_catalog.pg_backend_pid()), false)::text";
-    if let Ok(tls) = session.text(tls, "looking at the connection").await {
-        let local = server.url.is_socket() || ["127.0.0.1", "::1", "localhost"].contains(&server.url.host.as_str());
-        match tls.as_str() {
-            "true" => tell(Verdict::Good, "the connection is encrypted".to_owned(), None),
-            _ if local => tell(Verdict::Good, "the connection stays on this machine".to_owned(), None),
-            _ => {
-                let hint = Some("add ?sslmode=verify-full&sslrootcert=FILE to the url".to_owned());
-                tell(Verdict::Warning, "the connection is not encrypted".to_owned(), hint);
-            }
-        }
-    }
-    match choose_databases(config, &session, ctx).await {
-        Ok(databases) => {
-            let names = literals(databases.iter().take(20));
-            tell(Verdict::Good, format!("{} databases to back up: {names}", databases.len()), None);
-        }
-        Err(error) => tell(Verdict::Bad, error.to_string(), error.hint().map(str::to_owned)),
-    }
-    session.close().await;
-    findings
 }

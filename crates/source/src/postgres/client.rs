@@ -104,8 +104,9 @@ impl Server {
             .env("PGAPPNAME", "lifeboat")
             .env("PGCONNECT_TIMEOUT", CONNECT_TIMEOUT.as_secs().to_string())
             .env("PGSSLMODE", url.ssl_mode.word())
-            // Without a home directory the tools find no files of their own.
-            .env("PGPASSFILE", "/dev/null");
+            // Without a home directory the tools find no files of their own; of a file that cannot be
+            // they say nothing.
+            .env("PGPASSFILE", "/dev/null/none");
         for (name, file) in [
             ("PGSSLROOTCERT", system_root(url)),
             ("PGSSLCERT", url.ssl_cert.clone()),
@@ -265,9 +266,45 @@ impl From<tokio_postgres::Error> for ServerError {
     }
 }
 
+impl ServerError {
+    /// What a person can do about it, where that is the same whatever was being done.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        let code = match self {
+            Self::Said { code, .. } => code.as_str(),
+            Self::Connection(_) => {
+                return Some(
+                    "the connection broke: the network, a server that was stopped, or pg_terminate_backend; \
+                     the server's log tells; run it again",
+                );
+            }
+        };
+        match code {
+            "57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "25P04" => Some(
+                "the server ended our connection: somebody stopped it, or pg_terminate_backend or a timeout did; \
+                 the server's log tells; run it again",
+            ),
+            "40P01" => Some("run it again; with --jobs 1 nothing can wait for each other"),
+            "53100" => Some("make room on the disk of the server"),
+            "53300" => Some("the server has no free connection: raise max_connections or lower backup.jobs"),
+            _ => None,
+        }
+    }
+}
+
+/// What a role that backs up is told where the server says that it may not.
+pub(super) fn denied(error: &tokio_postgres::Error) -> Option<&'static str> {
+    (error.code() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE)).then_some(MAY_READ_ALL)
+}
+
+/// What a role needs that backs up.
+pub(super) const MAY_READ_ALL: &str = "the role may not read everything: as superuser GRANT pg_read_all_data TO it (from PostgreSQL 14 on), or use a superuser";
+
 /// A failure with the server's words as its cause.
 pub(super) fn failure(what: String, hint: Option<&str>, error: tokio_postgres::Error) -> SourceError {
-    SourceError::Failed { what, hint: hint.map(str::to_owned), source: Some(Box::new(ServerError::from(error))) }
+    let error = ServerError::from(error);
+    let hint = hint.or(error.hint()).map(str::to_owned);
+    SourceError::Failed { what, hint, source: Some(Box::new(error)) }
 }
 
 fn find_password(config: &PostgresConfig, url: &mut ServerUrl) -> Result<Option<Zeroizing<String>>, SourceError> {

@@ -44,6 +44,10 @@ pub(super) async fn back_up(
         hint: None,
         source: Some(Box::new(error)),
     })?;
+    let script = match std::str::from_utf8(&script) {
+        Ok(text) => repeatable(text).into(),
+        Err(_) => script,
+    };
     let mut meta = EntryMeta::new(EntryKind::File);
     meta.mode = Some(0o600);
     sink.put(&path, &meta, None, shaped(script)).await?;
@@ -57,6 +61,47 @@ pub(super) async fn back_up(
     }
     ctx.monitor.entries(1);
     Ok(())
+}
+
+/// The script with a `CREATE ROLE` that does not fail where the role is there, as the first superuser
+/// always is: `psql` takes it with `ON_ERROR_STOP`, and more than once.
+fn repeatable(script: &str) -> String {
+    let mut out = String::with_capacity(script.len() * 2);
+    let (mut statement, mut in_command) = (String::new(), false);
+    for token in sql::tokens(script) {
+        let raw = token.raw();
+        in_command = if in_command { !raw.contains('\n') } else { statement.is_empty() && raw == "\\" };
+        if in_command || statement.is_empty() && matches!(token, Token::Gap(_)) {
+            out.push_str(raw);
+        } else if raw == ";" {
+            out.push_str(&unless_there(&statement));
+            out.push_str(raw);
+            statement.clear();
+        } else {
+            statement.push_str(raw);
+        }
+    }
+    out + &statement
+}
+
+fn unless_there(statement: &str) -> String {
+    let words = sql::words(statement);
+    let is = |at: usize, word: &str| words.get(at).is_some_and(|token| token.raw() == word);
+    if !(is(0, "CREATE") && is(1, "ROLE")) {
+        return statement.to_owned();
+    }
+    let mut tag = "lifeboat".to_owned();
+    while statement.contains(&tag) {
+        tag.push('_');
+    }
+    format!("DO ${tag}$BEGIN {statement}; EXCEPTION WHEN duplicate_object THEN NULL; END${tag}$")
+}
+
+/// The statement that [`unless_there`] was given.
+fn made_unless_there(words: &[Token<'_>]) -> Option<String> {
+    let [Token::Word("DO"), Token::Text(block)] = words else { return None };
+    let (statement, _) = block.split_once("$BEGIN ")?.1.rsplit_once("; EXCEPTION WHEN duplicate_object")?;
+    statement.starts_with("CREATE ROLE ").then(|| statement.to_owned())
 }
 
 /// What a restore of the script did.
@@ -116,6 +161,9 @@ enum Kind {
 impl Applying<'_> {
     async fn statement(&mut self, statement: &str) -> Result<(), SourceError> {
         let words = sql::words(statement);
+        if let Some(made) = made_unless_there(&words) {
+            return Box::pin(self.statement(&made)).await;
+        }
         let word = |at: usize| words.get(at).map(|word| word.raw().to_ascii_uppercase()).unwrap_or_default();
         let name = |at: usize| words.get(at).and_then(|word| word.name()).unwrap_or_default();
         match (word(0).as_str(), word(1).as_str()) {
@@ -200,5 +248,28 @@ impl Applying<'_> {
             self.applied.problems.push(format!("{what} is not as it was: {}", ServerError::from(error)));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_are_made_unless_they_are_there_and_everything_else_stays_as_it_was() {
+        let script = "--\n-- it's; a cluster\n--\n\n\\restrict a;b\n\nSET x = 'a;b';\nCREATE ROLE postgres;\n\
+                      ALTER ROLE postgres WITH SUPERUSER;\nCREATE ROLE \"$lifeboat$; odd\";\n\n\\unrestrict a;b\n";
+        let made = repeatable(script);
+        let odd = "DO $lifeboat_$BEGIN CREATE ROLE \"$lifeboat$; odd\"; EXCEPTION WHEN duplicate_object THEN NULL; END$lifeboat_$;";
+        assert!(made.contains(odd), "{made}");
+        let all = sql::statements(&made);
+        let back: Vec<String> =
+            all.iter().map(|s| made_unless_there(&sql::words(s)).unwrap_or_else(|| s.clone())).collect();
+        assert_eq!(back, sql::statements(script));
+        assert_eq!(made.lines().next_back(), script.lines().next_back());
+        assert!(
+            made.starts_with("--\n-- it's; a cluster\n--\n\n\\restrict a;b\n\nSET x = 'a;b';\nDO $lifeboat$BEGIN"),
+            "{made}"
+        );
     }
 }

@@ -17,11 +17,16 @@ mod archive;
 mod backup;
 pub mod client;
 mod data;
+mod doctor;
+mod fill;
 mod globals;
 mod layout;
 mod load;
 mod only;
+mod parts;
+mod replace;
 mod restore;
+mod roles;
 pub mod sql;
 mod swap;
 pub mod toc;
@@ -65,7 +70,7 @@ pub struct PostgresConfig {
     pub jobs: usize,
     /// Whether the passwords of roles are part of the backup.
     pub role_passwords: RolePasswords,
-    /// Directories where PostgreSQL's tools may be, looked at first.
+    /// Directories that PostgreSQL's tools are taken from; empty = found where packages put them.
     pub tool_dirs: Vec<PathBuf>,
 }
 
@@ -136,6 +141,6 @@ impl Source for PostgresSource {
     }
 
     async fn doctor(&self, ctx: &RunContext) -> Result<Vec<Finding>, SourceError> {
-        Ok(backup::look(&self.config, &self.server, ctx).await)
+        Ok(doctor::look(&self.config, &self.server, ctx).await)
     }
 }

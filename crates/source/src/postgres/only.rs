@@ -1,77 +1,95 @@
-//! Parts of a database: which entries belong to a table or a schema, and their restore.
-//!
-//! Parts go back into the database itself, in one transaction on one session: either all of them
-//! are back with every row, or nothing has changed. With `replace` the relations that are in the
-//! way are dropped first in the same transaction; one that others depend on is refused by the
-//! server, and so everything stays.
+//! Which parts of a database are meant, and which entries belong to them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
-use super::archive::Archive;
-use super::client::Session;
-use super::load::{self, Loaded};
-use super::restore::{SCRIPT_BYTES_MAX, Work, comment};
-use super::sql::{self, Token, ident, literal};
-use super::swap;
+use super::sql::{self, Token};
 use super::toc::{Toc, TocEntry, text};
-use crate::{Restored, SourceError};
+use crate::SourceError;
+
+/// What `--only` takes, for hints.
+const FORMS: &str = "write DATABASE, DATABASE/SCHEMA, DATABASE/TABLE, DATABASE/SCHEMA.TABLE or DATABASE/SCHEMA.*, \
+                     names as in the database and in double quotes where they hold dots";
+/// How many names a hint lists.
+const NAMES_SHOWN: usize = 20;
 
 /// Which parts of a database are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Selection(Vec<Pattern>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Pattern {
-    /// `None` = any.
-    schema: Option<String>,
-    /// `None` = any.
-    table: Option<String>,
+enum Pattern {
+    /// A schema or a table, whichever there is.
+    Named(String),
+    /// `schema.table`, each of them perhaps any.
+    Qualified(Option<String>, Option<String>),
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let any = |part: &Option<String>| part.clone().unwrap_or_else(|| "*".to_owned());
+        match self {
+            Self::Named(name) => f.write_str(name),
+            Self::Qualified(schema, table) => write!(f, "{}.{}", any(schema), any(table)),
+        }
+    }
 }
 
 impl fmt::Display for Selection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, pattern) in self.0.iter().enumerate() {
-            let part = |part: &Option<String>| part.clone().unwrap_or_else(|| "*".to_owned());
-            let comma = if at == 0 { "" } else { ", " };
-            write!(f, "{comma}{}.{}", part(&pattern.schema), part(&pattern.table))?;
-        }
-        Ok(())
+        let parts: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&parts.join(", "))
     }
 }
 
-/// Divides the words of the person among the databases: `table`, `schema.table`, `schema.*`, each
-/// perhaps behind `database/`; `database/*` is all of it. Names that hold dots or capital letters
-/// are put in double quotes, as in SQL. No words mean everything.
+/// Divides the words of the person among the databases: `database`, or `database/` before a schema, a
+/// table, `schema.table`, `schema.*`, or `*` for all of it; without `database/` where there is only
+/// one. Names that hold dots are put in double quotes, as in SQL. No words mean everything.
 ///
 /// # Errors
-/// What is wrong with which word.
-pub(super) fn choose(only: &[String], databases: &[String]) -> Result<BTreeMap<String, Option<Selection>>, String> {
+/// [`SourceError::Config`] says which word means nothing, and what the words look like.
+pub(super) fn choose(
+    only: &[String],
+    databases: &[String],
+) -> Result<BTreeMap<String, Option<Selection>>, SourceError> {
     if only.is_empty() {
         return Ok(databases.iter().map(|name| (name.clone(), None)).collect());
     }
     let mut chosen: BTreeMap<String, Option<Selection>> = BTreeMap::new();
     for word in only {
-        let longest =
-            databases.iter().filter_map(|name| Some((name, word.strip_prefix(name.as_str())?.strip_prefix('/')?)));
-        let (database, rest) = match longest.max_by_key(|(name, _)| name.len()) {
-            Some(found) => found,
-            None => match databases {
-                [one] => (one, word.as_str()),
-                _ => return Err(format!("{word:?} does not say which database: write DATABASE/{word}")),
-            },
+        let bad = |why: &str| SourceError::Config {
+            what: format!("--only {word:?} {why}"),
+            hint: Some(format!("{FORMS}; the snapshot has {}", named("the database", databases))),
         };
-        if rest == "*" {
+        let rest = |name: &str| match word.strip_prefix(name)? {
+            "" => Some("*"),
+            rest => rest.strip_prefix('/'),
+        };
+        let longest = databases.iter().filter_map(|name| Some((name, rest(name)?))).max_by_key(|(name, _)| name.len());
+        let (database, rest) = match (longest, databases) {
+            (Some(found), _) => found,
+            (None, [one]) => (one, word.as_str()),
+            (None, _) => return Err(bad("names no database of the snapshot")),
+        };
+        if matches!(rest, "*" | "") {
             chosen.insert(database.clone(), None);
             continue;
         }
-        let pattern = pattern(rest).ok_or_else(|| format!("{rest:?} is neither table, schema.table nor schema.*"))?;
+        let pattern = pattern(rest).ok_or_else(|| bad("names no part of a database"))?;
         // What is wanted whole stays whole.
         if let Some(selection) = chosen.entry(database.clone()).or_insert_with(|| Some(Selection(Vec::new()))) {
             selection.0.push(pattern);
         }
     }
     Ok(chosen)
+}
+
+/// `the schema a` or `the schemas a, b`.
+fn named(what: &str, names: &[String]) -> String {
+    let shown: Vec<&str> = names.iter().take(NAMES_SHOWN).map(String::as_str).collect();
+    let more = if names.len() > NAMES_SHOWN { ", ..." } else { "" };
+    let many = if names.len() == 1 { "" } else { "s" };
+    format!("{what}{many} {}{more}", shown.join(", "))
 }
 
 fn pattern(text: &str) -> Option<Pattern> {
@@ -84,15 +102,15 @@ fn pattern(text: &str) -> Option<Pattern> {
     };
     let tokens: Vec<Token<'_>> = sql::tokens(text).collect();
     match tokens[..] {
-        [table] => Some(Pattern { schema: None, table: Some(name(table)??) }),
-        [schema, Token::Symbol("."), table] => Some(Pattern { schema: Some(name(schema)??), table: name(table)? }),
+        [table] => Some(Pattern::Named(name(table)??)),
+        [schema, Token::Symbol("."), table] => Some(Pattern::Qualified(name(schema)?, name(table)?)),
         _ => None,
     }
 }
 
-const RELATIONS: [&str; 5] = ["TABLE", "VIEW", "MATERIALIZED VIEW", "FOREIGN TABLE", "SEQUENCE"];
+pub(super) const RELATIONS: [&str; 5] = ["TABLE", "VIEW", "MATERIALIZED VIEW", "FOREIGN TABLE", "SEQUENCE"];
 /// Belong to whatever they depend on.
-const ATTACHED: [&str; 9] = [
+const ATTACHED: [&str; 10] = [
     "TABLE DATA",
     "SEQUENCE SET",
     "COMMENT",
@@ -102,29 +120,16 @@ const ATTACHED: [&str; 9] = [
     "SEQUENCE OWNED BY",
     "INDEX",
     "MATERIALIZED VIEW DATA",
+    "PUBLICATION TABLE",
 ];
 /// Bear the name of their table before their own.
 const OF_TABLE: [&str; 8] =
     ["DEFAULT", "CONSTRAINT", "CHECK CONSTRAINT", "FK CONSTRAINT", "TRIGGER", "RULE", "POLICY", "ROW SECURITY"];
-/// Needed first; taken along where they are missing.
-const NEEDED: [&str; 10] = [
-    "SCHEMA",
-    "EXTENSION",
-    "TYPE",
-    "SHELL TYPE",
-    "DOMAIN",
-    "FUNCTION",
-    "PROCEDURE",
-    "AGGREGATE",
-    "COLLATION",
-    "SEQUENCE",
-];
-
-fn kind_in(entry: &TocEntry, kinds: &[&str]) -> bool {
+pub(super) fn kind_in(entry: &TocEntry, kinds: &[&str]) -> bool {
     kinds.iter().any(|kind| entry.is(kind))
 }
 
-fn name_of(entry: &TocEntry) -> (&str, &str) {
+pub(super) fn name_of(entry: &TocEntry) -> (&str, &str) {
     (text(&entry.schema).unwrap_or_default(), text(&entry.tag).unwrap_or_default())
 }
 
@@ -135,28 +140,90 @@ fn name_of(entry: &TocEntry) -> (&str, &str) {
 pub(super) fn select(toc: &Toc, selection: &Selection) -> Result<Toc, SourceError> {
     let mut chosen = BTreeSet::new();
     for pattern in &selection.0 {
-        let before = chosen.len();
-        for entry in &toc.entries {
-            let (schema, tag) = name_of(entry);
-            let in_schema = pattern.schema.as_deref().is_none_or(|wanted| wanted == schema);
-            let fits = match &pattern.table {
+        let (schema, table) = resolve(toc, pattern)?;
+        let fitting = toc.entries.iter().filter(|entry| {
+            let (of, tag) = name_of(entry);
+            let in_schema = schema.is_none_or(|wanted| wanted == of);
+            let fits = match table {
                 Some(table) => in_schema && tag == table && kind_in(entry, &RELATIONS),
-                None => in_schema || entry.is("SCHEMA") && pattern.schema.as_deref() == Some(tag),
+                None => in_schema || entry.is("SCHEMA") && schema == Some(tag),
             };
-            if fits && !is_frame(entry) {
-                chosen.insert(entry.dump_id);
-            }
+            fits && !is_frame(entry)
+        });
+        let numbers: Vec<i32> = fitting.map(|entry| entry.dump_id).collect();
+        if numbers.is_empty() {
+            return Err(no_part(toc, pattern));
         }
-        if chosen.len() == before {
-            let what = format!("the snapshot has no {}", Selection(vec![pattern.clone()]));
-            return Err(SourceError::Config { what, hint: Some("names are written as in the database".to_owned()) });
-        }
+        chosen.extend(numbers);
     }
+    grow(toc, &mut chosen);
+    Ok(of(toc, &chosen))
+}
+
+/// Schema and table of a pattern; a plain name is that of a table or, where there is none, a schema.
+fn resolve<'a>(toc: &Toc, pattern: &'a Pattern) -> Result<(Option<&'a str>, Option<&'a str>), SourceError> {
+    let name = match pattern {
+        Pattern::Qualified(schema, table) => return Ok((schema.as_deref(), table.as_deref())),
+        Pattern::Named(name) => name.as_str(),
+    };
+    let mut relations = toc.entries.iter().filter(|entry| kind_in(entry, &RELATIONS));
+    let is_schema = schemas(toc).iter().any(|schema| schema == name);
+    match (relations.find(|entry| name_of(entry).1 == name), is_schema) {
+        (Some(table), true) => {
+            let database = database(toc);
+            Err(SourceError::Config {
+                what: format!("--only {:?} is a schema and a table", format!("{database}/{name}")),
+                hint: Some(format!(
+                    "write {database}/{name}.* for the schema, {database}/{} for the table",
+                    table.label()
+                )),
+            })
+        }
+        (None, true) => Ok((Some(name), None)),
+        (_, false) => Ok((None, Some(name))),
+    }
+}
+
+fn no_part(toc: &Toc, pattern: &Pattern) -> SourceError {
+    let what = match pattern {
+        Pattern::Named(_) => "schema or table",
+        Pattern::Qualified(_, None) => "schema",
+        Pattern::Qualified(..) => "table",
+    };
+    let database = database(toc);
+    SourceError::Config {
+        what: format!("--only {:?}: the snapshot has no such {what}", format!("{database}/{pattern}")),
+        hint: Some(format!("{FORMS}; {database} has {}", named("the schema", &schemas(toc)))),
+    }
+}
+
+fn database(toc: &Toc) -> String {
+    text(&toc.database).unwrap_or("DATABASE").to_owned()
+}
+
+/// The schemas that have a relation or an entry of their own.
+fn schemas(toc: &Toc) -> Vec<String> {
+    let names = toc.entries.iter().filter_map(|entry| {
+        let (schema, tag) = name_of(entry);
+        if entry.is("SCHEMA") { Some(tag) } else { kind_in(entry, &RELATIONS).then_some(schema) }
+    });
+    names.map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// The table of contents of these entries, with what holds for every one of them.
+pub(super) fn of(toc: &Toc, chosen: &BTreeSet<i32>) -> Toc {
+    let mut selected = toc.clone();
+    selected.entries.retain(|entry| is_frame(entry) || chosen.contains(&entry.dump_id));
+    selected
+}
+
+/// Adds all that belongs to what is chosen.
+pub(super) fn grow(toc: &Toc, chosen: &mut BTreeSet<i32>) {
     let by_number: HashMap<i32, &TocEntry> = toc.entries.iter().map(|entry| (entry.dump_id, entry)).collect();
     loop {
         let before = chosen.len();
         for entry in &toc.entries {
-            let belongs = belongs(entry, &chosen, &by_number);
+            let belongs = belongs(entry, chosen, &by_number);
             if belongs {
                 chosen.insert(entry.dump_id);
             }
@@ -173,9 +240,6 @@ pub(super) fn select(toc: &Toc, selection: &Selection) -> Result<Toc, SourceErro
             break;
         }
     }
-    let mut selected = toc.clone();
-    selected.entries.retain(|entry| is_frame(entry) || chosen.contains(&entry.dump_id));
-    Ok(selected)
 }
 
 /// Settings that hold for every entry.
@@ -211,189 +275,11 @@ fn belongs(entry: &TocEntry, chosen: &BTreeSet<i32>, by_number: &HashMap<i32, &T
     }
 }
 
-/// The relations of a selection that are in the database already.
-pub(super) async fn existing(session: &Session, selected: &Toc) -> Result<Vec<String>, SourceError> {
-    let relations = selected.entries.iter().filter(|entry| kind_in(entry, &RELATIONS));
-    let mut found = Vec::new();
-    for entry in relations {
-        let name = quoted(entry);
-        let query = format!("SELECT (pg_catalog.to_regclass({}) IS NOT NULL)::text", literal(&name));
-        if session.text(&query, "looking for a table").await? == "true" {
-            found.push(name);
-        }
-    }
-    Ok(found)
-}
-
-fn quoted(entry: &TocEntry) -> String {
-    let (schema, tag) = name_of(entry);
-    if schema.is_empty() { ident(tag) } else { format!("{}.{}", ident(schema), ident(tag)) }
-}
-
-/// Adds what the selection needs and the database lacks; leaves out foreign keys to tables that are
-/// neither there nor restored.
-async fn complete(session: &Session, toc: &Toc, mut selected: Toc, out: &mut Restored) -> Result<Toc, SourceError> {
-    let by_number: HashMap<i32, &TocEntry> = toc.entries.iter().map(|entry| (entry.dump_id, entry)).collect();
-    let mut chosen: BTreeSet<i32> = selected.entries.iter().map(|entry| entry.dump_id).collect();
-    let mut open: Vec<i32> = chosen.iter().copied().collect();
-    while let Some(number) = open.pop() {
-        let Some(entry) = by_number.get(&number) else { continue };
-        for needed in entry.dependencies.iter().filter_map(|number| by_number.get(number)) {
-            if kind_in(needed, &NEEDED) && !chosen.contains(&needed.dump_id) && !is_there(session, needed).await? {
-                chosen.insert(needed.dump_id);
-                open.push(needed.dump_id);
-            }
-        }
-    }
-    let mut dropped = BTreeSet::new();
-    for entry in toc.entries.iter().filter(|entry| chosen.contains(&entry.dump_id) && entry.is("FK CONSTRAINT")) {
-        for table in entry.dependencies.iter().filter_map(|number| by_number.get(number)) {
-            if table.is("TABLE") && !chosen.contains(&table.dump_id) && !is_there(session, table).await? {
-                out.problems.push(format!("foreign key {} is left out: {} is not there", entry.label(), table.label()));
-                dropped.insert(entry.dump_id);
-            }
-        }
-    }
-    chosen.retain(|number| !dropped.contains(number));
-    selected.entries = toc.entries.iter().filter(|entry| chosen.contains(&entry.dump_id)).cloned().collect();
-    Ok(selected)
-}
-
-async fn is_there(session: &Session, entry: &TocEntry) -> Result<bool, SourceError> {
-    let (_, tag) = name_of(entry);
-    let name = literal(&quoted(entry));
-    let test = match text(&entry.desc).unwrap_or_default() {
-        "SCHEMA" => format!("pg_catalog.to_regnamespace({}) IS NOT NULL", literal(&ident(tag))),
-        "EXTENSION" => format!("EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = {})", literal(tag)),
-        "TYPE" | "SHELL TYPE" | "DOMAIN" => format!("pg_catalog.to_regtype({name}) IS NOT NULL"),
-        "COLLATION" => format!("EXISTS (SELECT FROM pg_catalog.pg_collation WHERE collname = {})", literal(tag)),
-        "TABLE" | "SEQUENCE" => format!("pg_catalog.to_regclass({name}) IS NOT NULL"),
-        // name(types), the name not quoted
-        _ => {
-            let (function, arguments) = tag.split_once('(').unwrap_or((tag, ")"));
-            let (schema, _) = name_of(entry);
-            let signature = format!("{}.{}({arguments}", ident(schema), ident(function));
-            format!("pg_catalog.to_regprocedure({}) IS NOT NULL", literal(&signature))
-        }
-    };
-    Ok(session.text(&format!("SELECT ({test})::text"), "looking for what a part needs").await? == "true")
-}
-
-/// Restores the parts; see the module. A database that is not there is made first under a
-/// temporary name.
-pub(super) async fn restore(
-    work: &Work<'_>,
-    archive: &Archive<'_>,
-    to: &str,
-    there: bool,
-    selection: &Selection,
-    out: &mut Restored,
-) -> Result<(), SourceError> {
-    let selected = select(&archive.toc, selection)?;
-    if there {
-        return in_one_transaction(work, archive, to, selected, out).await;
-    }
-    let temporary = swap::temporary_name(to)?;
-    work.create(archive, &temporary, out).await?;
-    let placed = match in_one_transaction(work, archive, &temporary, selected, out).await {
-        Ok(()) => {
-            let comment = comment(&archive.toc, &archive.database, to);
-            swap::place(work, &temporary, None, to, comment.as_deref(), out).await
-        }
-        Err(error) => Err(error),
-    };
-    if placed.is_err() {
-        swap::drop_database(work.admin, &temporary).await.ok();
-    }
-    placed
-}
-
-async fn in_one_transaction(
-    work: &Work<'_>,
-    archive: &Archive<'_>,
-    database: &str,
-    selected: Toc,
-    out: &mut Restored,
-) -> Result<(), SourceError> {
-    let session = work.server.connect(database).await?;
-    session.prepare_exact_values().await?;
-    let selected = complete(&session, &archive.toc, selected, out).await?;
-    let scratch = work.write_toc(&selected)?;
-    session.run("BEGIN", "starting a transaction").await?;
-    if work.replace {
-        drop_existing(&session, &selected).await?;
-    }
-    run_script(work, &session, scratch.path(), &["--section=pre-data", "--section=data"]).await?;
-    let loaded = Loaded::default();
-    for entry in selected.entries.iter().filter(|entry| entry.has_data && entry.is("TABLE DATA")) {
-        load::table(&session, archive, entry, &loaded, work.ctx).await?;
-    }
-    run_script(work, &session, scratch.path(), &["--section=post-data"]).await?;
-    session.run("COMMIT", "ending the transaction").await?;
-    session.close().await;
-    out.entries += loaded.entries.into_inner();
-    out.bytes += loaded.bytes.into_inner();
-    Ok(())
-}
-
-/// Drops the relations in the way, the last made first.
-async fn drop_existing(session: &Session, selected: &Toc) -> Result<(), SourceError> {
-    for entry in selected.entries.iter().rev().filter(|entry| kind_in(entry, &RELATIONS)) {
-        let name = quoted(entry);
-        let query = format!(
-            "SELECT coalesce((SELECT relkind::text FROM pg_catalog.pg_class \
-             WHERE oid = pg_catalog.to_regclass({})), '')",
-            literal(&name)
-        );
-        let kind = match session.text(&query, "looking for a table").await?.as_str() {
-            "r" | "p" => "TABLE",
-            "v" => "VIEW",
-            "m" => "MATERIALIZED VIEW",
-            "f" => "FOREIGN TABLE",
-            // Nothing, or the sequence of a column, which goes with its table.
-            _ => continue,
-        };
-        session.run(&format!("DROP {kind} {name}"), &format!("dropping {name}, which is to be replaced,")).await?;
-    }
-    for entry in selected.entries.iter().filter(|entry| entry.is("SEQUENCE")) {
-        let name = quoted(entry);
-        session.run(&format!("DROP SEQUENCE IF EXISTS {name}"), &format!("dropping sequence {name}")).await?;
-    }
-    Ok(())
-}
-
-/// Runs what `pg_restore` would, inside of our transaction.
-async fn run_script(
-    work: &Work<'_>,
-    session: &Session,
-    dir: &std::path::Path,
-    sections: &[&str],
-) -> Result<(), SourceError> {
-    let failed = |error: Box<dyn std::error::Error + Send + Sync>| SourceError::Failed {
-        what: "reading the statements of the parts failed".to_owned(),
-        hint: None,
-        source: Some(error),
-    };
-    let mut command = work.server.tool(&work.tools.path("pg_restore"), session.database());
-    command = command.args(["--format=directory", "--file=-"]).args(sections).arg(dir);
-    let script = command.run(SCRIPT_BYTES_MAX, &work.ctx.cancel).await.map_err(|error| failed(Box::new(error)))?;
-    let script = String::from_utf8(script.to_vec()).map_err(|error| failed(Box::new(error)))?;
-    for statement in sql::statements(&script) {
-        // Older servers do not know it, and it is off in our sessions.
-        if statement.starts_with("SET transaction_timeout") {
-            continue;
-        }
-        let words: Vec<&str> = sql::words(&statement).iter().take(6).map(|word| word.raw()).collect();
-        session.run(&statement, &format!("running {}", words.join(" "))).await?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn chosen(only: &[&str], databases: &[&str]) -> Result<String, String> {
+    fn chosen(only: &[&str], databases: &[&str]) -> Result<String, SourceError> {
         let own = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
         let chosen = choose(&own(only), &own(databases))?;
         let show = |(name, parts): (String, Option<Selection>)| match parts {
@@ -405,16 +291,36 @@ mod tests {
 
     #[test]
     fn parts_are_divided_among_the_databases() {
-        assert_eq!(chosen(&[], &["a", "b"]), Ok("a; b".into()));
-        assert_eq!(chosen(&["t", "s.*", "s.\"T.x\""], &["a"]), Ok("a: *.t, s.*, s.T.x".into()));
-        assert_eq!(chosen(&["b/s.t", "a/*"], &["a", "b"]), Ok("a; b: s.t".into()));
-        assert_eq!(chosen(&["a/b/t"], &["a", "a/b"]), Ok("a/b: *.t".into()));
+        for (only, databases, meant) in [
+            (&[][..], &["a", "b"][..], "a; b"),
+            (&["t", "s.*", "s.\"T.x\"", "*.u"], &["a"], "a: t, s.*, s.T.x, *.u"),
+            (&["b/s.t", "a/*"], &["a", "b"], "a; b: s.t"),
+            (&["a/b/t"], &["a", "a/b"], "a/b: t"),
+            (&["a", "b/s"], &["a", "b"], "a; b: s"),
+            (&["a/"], &["a", "ab"], "a"),
+            (&["a/t", "a"], &["a"], "a"),
+            (&["a/b"], &["a", "a/b"], "a/b"),
+        ] {
+            assert_eq!(chosen(only, databases).expect("good"), meant, "{only:?}");
+        }
     }
 
     #[test]
-    fn words_that_mean_nothing_or_too_much_are_refused() {
-        for (word, complaint) in [("t", "which database"), ("a/", "is neither"), ("a/x.y.z", "is neither")] {
-            assert!(chosen(&[word], &["a", "b"]).expect_err(word).contains(complaint), "{word}");
+    fn words_that_mean_nothing_are_named_with_the_forms_that_work() {
+        for (word, complaint) in [
+            ("t", "names no database of the snapshot"),
+            ("nosuch*", "names no database"),
+            ("ab", "names no database"),
+            ("a/nosuch*", "names no part of a database"),
+            ("a/x.y.z", "names no part"),
+        ] {
+            let error = chosen(&[word], &["a", "b"]).expect_err(word);
+            let hint = error.hint().expect("a hint");
+            assert!(
+                error.to_string().contains(complaint) && error.to_string().contains(&format!("{word:?}")),
+                "{error}"
+            );
+            assert!(hint.contains("DATABASE/SCHEMA.TABLE") && hint.ends_with("the databases a, b"), "{hint}");
         }
     }
 }

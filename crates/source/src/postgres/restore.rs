@@ -7,18 +7,19 @@
 //! leaves what was there as it was, and nothing is written to a disk on the way but the table of
 //! contents.
 
-use std::path::Path;
+use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use lifeboat_model::flow::{EntryReader, RunContext};
 
 use super::archive::{self, Archive};
 use super::backup::Facts;
-use super::client::{Server, ServerError, Session, database_argument};
+use super::client::{Server, Session};
 use super::only::{self, Selection};
-use super::toc::Toc;
+use super::roles::Known;
+use super::toc::{Toc, text};
 use super::tool::Tools;
-use super::{PostgresConfig, globals, layout, load, sql, swap, verify};
+use super::{PostgresConfig, globals, layout, parts, replace, swap, verify};
 use crate::{Finding, RestoreOptions, Restored, SourceError, Target, TargetInventory, Verdict, Verified};
 
 /// The most that `pg_restore` may print where its output is read.
@@ -54,6 +55,8 @@ pub(super) struct Work<'a> {
     pub(super) jobs: usize,
     pub(super) replace: bool,
     pub(super) no_tablespaces: bool,
+    /// What the server has, after the missing roles were made.
+    pub(super) known: &'a Known,
     pub(super) ctx: &'a RunContext,
 }
 
@@ -67,14 +70,22 @@ impl PostgresTarget {
         Ok(Self { config, server })
     }
 
-    /// Which databases become which.
+    /// Which databases become which: those that `only` selects; without it those that `rename` names;
+    /// without both all of them.
     pub(super) async fn aims(&self, data: &dyn EntryReader, options: &RestoreOptions) -> Result<Vec<Aim>, SourceError> {
         let present = archive::databases(data).await?;
         let config = |what: String| SourceError::Config { what, hint: Some(format!("it has {}", present.join(", "))) };
         if let Some(unknown) = options.rename.keys().find(|name| !present.contains(name)) {
             return Err(config(format!("the snapshot has no database {unknown:?} to rename")));
         }
-        let mut chosen = only::choose(&options.only, &present).map_err(config)?;
+        let mut chosen = only::choose(&options.only, &present)?;
+        if let Some((old, new)) = options.rename.iter().find(|(old, _)| !chosen.contains_key(*old)) {
+            let what = format!("--rename {old}={new} has nothing to rename: --only does not select database {old:?}");
+            return Err(SourceError::Config { what, hint: Some(format!("add --only {old:?}, or leave --only out")) });
+        }
+        if renames_only(options) {
+            chosen.retain(|name, _| options.rename.contains_key(name));
+        }
         let aims: Vec<Aim> = present
             .iter()
             .filter_map(|name| {
@@ -109,17 +120,60 @@ impl PostgresTarget {
         }
     }
 
-    /// What of `aim` is on the server already, empty databases left out.
-    async fn in_the_way(&self, aim: &Aim, archive: &Archive<'_>) -> Result<Vec<String>, SourceError> {
+    /// A session on the database that is aimed at, where it is there.
+    async fn session(&self, aim: &Aim, there: bool) -> Result<Option<Session>, SourceError> {
+        if !there {
+            return Ok(None);
+        }
         let session = self.server.connect(&aim.to).await?;
         session.prepare_exact_values().await?;
-        let found = match &aim.parts {
-            Some(selection) => only::existing(&session, &only::select(&archive.toc, selection)?).await?,
-            None => swap::tables(&session).await?,
-        };
-        session.close().await;
-        Ok(found.into_iter().map(|name| format!("{}: {name}", aim.to)).collect())
+        Ok(Some(session))
     }
+}
+
+/// Whether `rename` alone says which databases are meant.
+fn renames_only(options: &RestoreOptions) -> bool {
+    options.only.is_empty() && !options.rename.is_empty()
+}
+
+fn occupied(out: &mut TargetInventory, database: &str, found: Vec<String>) {
+    out.occupied_count += found.len() as u64;
+    let room = EXAMPLES_MAX.saturating_sub(out.occupied.len());
+    out.occupied.extend(found.into_iter().take(room).map(|name| format!("{database}: {name}")));
+}
+
+/// What of a database is on the server already, and what keeps it from being restored.
+async fn look(
+    aim: &Aim,
+    archive: &Archive<'_>,
+    session: Option<&Session>,
+    known: &Known,
+    options: &RestoreOptions,
+    out: &mut TargetInventory,
+) -> Result<(), SourceError> {
+    let Some(selection) = &aim.parts else {
+        out.needed_bytes += archive.counts.database_bytes;
+        if let Some(session) = session {
+            occupied(out, &aim.to, swap::tables(session).await?);
+        }
+        let beside = format!("restore database {:?} beside {:?}, then replace and drop the old one", aim.from, aim.to);
+        let new = format!("restore database {:?} as {:?}", aim.from, aim.to);
+        out.steps.push(if session.is_some() { beside } else { new });
+        return Ok(());
+    };
+    let parts = parts::complete(session, &archive.toc, selection, known, options.replace).await?;
+    out.steps.push(format!("restore {selection} of {:?} into {:?} in one transaction", aim.from, aim.to));
+    out.steps.extend(parts.taken_along.iter().map(|what| format!("take along {what}, which is needed")));
+    out.steps.extend(parts.stays.iter().map(|what| format!("leave {what} as it is there")));
+    out.steps.extend(parts.left_out.iter().cloned());
+    out.refusals.extend(parts.refusals);
+    if let Some(session) = session {
+        occupied(out, &aim.to, replace::existing(session, &parts.toc).await?);
+        if options.replace {
+            out.refusals.extend(replace::in_use(session, &parts.toc).await?);
+        }
+    }
+    Ok(())
 }
 
 #[async_trait]
@@ -135,36 +189,38 @@ impl Target for PostgresTarget {
         let mut out = TargetInventory { version: Some(facts.version.clone()), ..TargetInventory::default() };
         out.identity = facts.identity();
         out.free_bytes = swap::free_bytes(&admin, &self.server).await;
-        if options.only.is_empty() {
+        let known = Known::of(&admin).await?;
+        if aims.iter().any(|aim| aim.parts.is_none()) {
             out.steps.push("make the roles and tablespaces that are missing".to_owned());
-        } else {
-            out.reads = aims.iter().filter_map(|aim| layout::directory(&aim.from).ok()).collect();
         }
+        if !options.only.is_empty() || renames_only(options) {
+            let globals = std::iter::once(super::GLOBALS).map(lifeboat_model::EntryPath::new);
+            out.reads =
+                globals.chain(aims.iter().map(|aim| layout::directory(&aim.from))).filter_map(Result::ok).collect();
+        }
+        if renames_only(options) {
+            let others = archive::databases(data).await?;
+            let others: Vec<String> = others.into_iter().filter(|name| !options.rename.contains_key(name)).collect();
+            if !others.is_empty() {
+                let what = "--rename without --only restores just what it renames";
+                out.steps.push(format!("leave out {}: {what}", others.join(", ")));
+            }
+        }
+        let extensions = swap::extensions(&admin).await?;
         let present = swap::databases(&admin).await?;
         for aim in &aims {
             let archive = Archive::open(data, &aim.from).await?;
-            if aim.parts.is_none() {
-                out.needed_bytes += archive.counts.database_bytes;
-            }
             if let Err(finding) = version_fits(&archive.toc, &facts) {
                 out.refusals.push(finding);
             }
-            let there = present.contains(&aim.to);
-            if there {
-                let found = self.in_the_way(aim, &archive).await?;
-                out.occupied_count += found.len() as u64;
-                let room = EXAMPLES_MAX.saturating_sub(out.occupied.len());
-                out.occupied.extend(found.into_iter().take(room));
+            let session = self.session(aim, present.contains(&aim.to)).await?;
+            look(aim, &archive, session.as_ref(), &known, options, &mut out).await?;
+            if let Some(session) = session {
+                session.close().await;
             }
-            out.steps.push(match (&aim.parts, there) {
-                (None, false) => format!("restore database {:?} as {:?}", aim.from, aim.to),
-                (None, true) => {
-                    format!("restore database {:?} beside {:?}, then replace and drop the old one", aim.from, aim.to)
-                }
-                (Some(selection), _) => {
-                    format!("restore {selection} of {:?} into {:?} in one transaction", aim.from, aim.to)
-                }
-            });
+            if aim.parts.is_none() {
+                out.refusals.extend(missing_extensions(&archive.toc, &extensions));
+            }
         }
         admin.close().await;
         Ok(out)
@@ -182,14 +238,17 @@ impl Target for PostgresTarget {
         swap::begin(&admin).await?;
         let mut out = Restored::default();
         let mut missing_tablespaces = false;
-        if options.only.is_empty() {
+        if aims.iter().any(|aim| aim.parts.is_none()) {
             let script = archive::globals(data).await?;
-            let applied = globals::restore(&admin, &script, options.replace).await?;
+            // Who asked for one database does not mean to change the roles of the others.
+            let replace = options.replace && options.only.is_empty() && !renames_only(options);
+            let applied = globals::restore(&admin, &script, replace).await?;
             missing_tablespaces = !applied.missing_tablespaces.is_empty();
             out.problems.extend(applied.problems);
             out.entries += 1;
             out.bytes += script.len() as u64;
         }
+        let known = Known::of(&admin).await?;
         for aim in &aims {
             if ctx.cancel.is_cancelled() {
                 return Err(SourceError::Cancelled);
@@ -207,13 +266,16 @@ impl Target for PostgresTarget {
                 jobs: self.jobs(options),
                 replace: options.replace,
                 no_tablespaces: missing_tablespaces,
+                known: &known,
                 ctx,
             };
             let there = swap::databases(&admin).await?.contains(&aim.to);
             if there && !options.replace {
-                let found = self.in_the_way(aim, &archive).await?;
-                if let Some(example) = found.first() {
-                    let what = format!("{} tables are in the way, such as {example}", found.len());
+                let mut found = TargetInventory::default();
+                let session = self.session(aim, there).await?;
+                look(aim, &archive, session.as_ref(), &known, options, &mut found).await?;
+                if let Some(example) = found.occupied.first() {
+                    let what = format!("{} tables are in the way, such as {example}", found.occupied_count);
                     let hint =
                         Some("--replace restores beside and then replaces; --rename gives another name".to_owned());
                     return Err(SourceError::Config { what, hint });
@@ -222,7 +284,7 @@ impl Target for PostgresTarget {
             ctx.monitor.begin(&format!("database {}", aim.to), None);
             let done = match &aim.parts {
                 None => work.whole(&archive, &aim.to, there, &mut out).await,
-                Some(selection) => only::restore(&work, &archive, &aim.to, there, selection, &mut out).await,
+                Some(selection) => parts::restore(&work, &archive, &aim.to, there, selection, &mut out).await,
             };
             done.map_err(|error| if ctx.cancel.is_cancelled() { SourceError::Cancelled } else { error })?;
         }
@@ -240,6 +302,17 @@ impl Target for PostgresTarget {
     }
 }
 
+/// The extensions of a database that the server does not have.
+fn missing_extensions<'a>(toc: &'a Toc, available: &'a BTreeSet<String>) -> impl Iterator<Item = Finding> + 'a {
+    let extensions = toc.entries.iter().filter(|entry| entry.is("EXTENSION"));
+    let missing = extensions.filter_map(|entry| text(&entry.tag).ok()).filter(|name| !available.contains(*name));
+    missing.map(|name| Finding {
+        verdict: Verdict::Bad,
+        what: format!("extension {name:?} is not installed on the server"),
+        hint: Some("install its package on the server's machine, or restore tables without it by --only".to_owned()),
+    })
+}
+
 /// A dump goes into servers of its own version and newer ones.
 fn version_fits(toc: &Toc, facts: &Facts) -> Result<(), Finding> {
     let from = toc.server_major().unwrap_or_default();
@@ -249,134 +322,4 @@ fn version_fits(toc: &Toc, facts: &Facts) -> Result<(), Finding> {
     let what = format!("the backup is of PostgreSQL {from}, the server is {}, which is older", facts.version);
     let hint = Some(format!("restore into PostgreSQL {from} or newer"));
     Err(Finding { verdict: Verdict::Bad, what, hint })
-}
-
-impl Work<'_> {
-    /// Restores a whole database under a temporary name and then gives it its place.
-    async fn whole(&self, archive: &Archive<'_>, to: &str, there: bool, out: &mut Restored) -> Result<(), SourceError> {
-        let temporary = swap::temporary_name(to)?;
-        self.create(archive, &temporary, out).await?;
-        let filled = self.fill(archive, &temporary, out).await;
-        let placed = match filled {
-            Ok(()) => {
-                let comment = comment(&archive.toc, &archive.database, to);
-                swap::place(self, &temporary, there.then_some(to), to, comment.as_deref(), out).await
-            }
-            Err(error) => Err(error),
-        };
-        if placed.is_err() {
-            // What was there is untouched; what cannot be removed now the next restore removes.
-            swap::drop_database(self.admin, &temporary).await.ok();
-        }
-        placed
-    }
-
-    /// Makes an empty database of this name with the encoding, locale and owner of the archive's.
-    pub(super) async fn create(
-        &self,
-        archive: &Archive<'_>,
-        name: &str,
-        out: &mut Restored,
-    ) -> Result<(), SourceError> {
-        let entry = archive.toc.entries.iter().find(|entry| entry.is("DATABASE"));
-        let definition = entry.map(|entry| entry.definition_text()).transpose();
-        let definition = definition.map_err(|error| SourceError::at(&archive.root, error))?.unwrap_or_default();
-        let definition = sql::rename_database(definition, &archive.database, name);
-        let mut create = sql::statements(&definition).into_iter().find(|statement| statement.starts_with("CREATE"));
-        let create = create.get_or_insert_with(|| format!("CREATE DATABASE {} TEMPLATE template0", sql::ident(name)));
-        if self.major < 15 {
-            // Tools of 15 and newer write what older servers mean anyway.
-            *create = create.replace(" LOCALE_PROVIDER = libc", "");
-        }
-        if self.no_tablespaces
-            && let Some(at) = create.find(" TABLESPACE = ")
-        {
-            create.truncate(at);
-        }
-        self.admin.run(create, &format!("making database {name:?}")).await?;
-        swap::mark(self.admin, name, &format!("restore of {} under way", archive.database)).await?;
-        let owner = entry.and_then(|entry| entry.owner.as_deref()).and_then(|owner| std::str::from_utf8(owner).ok());
-        if let Some(owner) = owner.filter(|owner| !owner.is_empty()) {
-            let statement = format!("ALTER DATABASE {} OWNER TO {}", sql::ident(name), sql::ident(owner));
-            if let Err(error) = self.admin.client().batch_execute(&statement).await {
-                let why = ServerError::from(error);
-                out.problems.push(format!("database {:?} does not belong to {owner:?}: {why}", archive.database));
-            }
-        }
-        Ok(())
-    }
-
-    async fn fill(&self, archive: &Archive<'_>, database: &str, out: &mut Restored) -> Result<(), SourceError> {
-        let scratch = self.write_toc(&archive.toc)?;
-        let what = format!("restoring the structure of database {:?} failed", archive.database);
-        self.pg_restore(scratch.path(), database, &["--section=pre-data", "--section=data"], &what).await?;
-        let loaded = load::all(self.server, archive, database, self.jobs, self.ctx).await?;
-        out.entries += loaded.entries.into_inner() + 1;
-        out.bytes += loaded.bytes.into_inner();
-        let what = format!("restoring indexes and constraints of database {:?} failed", archive.database);
-        // One job: the parallel one orders locks by the data section, which it does not see here, and
-        // then deadlocks on indexes of partitions.
-        self.pg_restore(scratch.path(), database, &["--section=post-data"], &what).await?;
-        self.properties(archive, database, out).await
-    }
-
-    /// Writes the table of contents into a directory of its own, without the entries whose data
-    /// does not go through `pg_restore`.
-    pub(super) fn write_toc(&self, toc: &Toc) -> Result<tempfile::TempDir, SourceError> {
-        let failed = |error: std::io::Error| SourceError::Failed {
-            what: format!("writing a table of contents to {} failed", self.ctx.scratch.display()),
-            hint: Some("the scratch directory needs room for it".to_owned()),
-            source: Some(Box::new(error)),
-        };
-        let dir = tempfile::Builder::new().prefix("pg-").tempdir_in(&self.ctx.scratch).map_err(failed)?;
-        let mut structure = toc.clone();
-        structure.entries.retain(|entry| !entry.has_data);
-        let mut file = std::fs::File::create(dir.path().join(layout::TOC)).map_err(failed)?;
-        std::io::Write::write_all(&mut file, &structure.to_directory()).map_err(failed)?;
-        Ok(dir)
-    }
-
-    async fn pg_restore(&self, dir: &Path, database: &str, args: &[&str], what: &str) -> Result<(), SourceError> {
-        let mut command = self.server.tool(&self.tools.path("pg_restore"), database);
-        command = command.args(["--format=directory", "--exit-on-error", "--no-password"]).args(args);
-        if self.no_tablespaces {
-            command = command.arg("--no-tablespaces");
-        }
-        command = command.arg("-d").arg(database_argument(database)).arg(dir);
-        let ran = command.run(SCRIPT_BYTES_MAX, &self.ctx.cancel).await;
-        ran.map(drop).map_err(|error| SourceError::Failed {
-            what: what.to_owned(),
-            hint: None,
-            source: Some(Box::new(error)),
-        })
-    }
-
-    /// Settings, rights and comment of the database itself, which `pg_restore` leaves out where it
-    /// does not make the database.
-    async fn properties(&self, archive: &Archive<'_>, name: &str, out: &mut Restored) -> Result<(), SourceError> {
-        let of_database = |tag: &str| tag.starts_with("DATABASE ");
-        for entry in &archive.toc.entries {
-            let tag = super::toc::text(&entry.tag).unwrap_or_default();
-            let attached = (entry.is("ACL") || entry.is("SECURITY LABEL")) && of_database(tag);
-            if !(entry.is("DATABASE PROPERTIES") || attached) {
-                continue;
-            }
-            let definition = entry.definition_text().map_err(|error| SourceError::at(&archive.root, error))?;
-            for statement in sql::statements(&sql::rename_database(definition, &archive.database, name)) {
-                if let Err(error) = self.admin.client().batch_execute(&statement).await {
-                    let why = ServerError::from(error);
-                    out.problems.push(format!("a setting or right of database {:?}: {why}", archive.database));
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The comment of the database, as a statement for the name that it has in the end.
-pub(super) fn comment(archive_toc: &Toc, from: &str, to: &str) -> Option<String> {
-    let entry = archive_toc.entries.iter().find(|entry| {
-        entry.is("COMMENT") && super::toc::text(&entry.tag).is_ok_and(|tag| tag.starts_with("DATABASE "))
-    })?;
-    Some(sql::rename_database(entry.definition_text().ok()?, from, to))
 }

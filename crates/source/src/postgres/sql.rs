@@ -154,6 +154,35 @@ pub fn statements(script: &str) -> Vec<String> {
     out.into_iter().map(|statement| statement.trim().to_owned()).filter(|statement| !statement.is_empty()).collect()
 }
 
+/// The statements of a script of `pg_restore`, each with kind and name of the object that the comment
+/// before it names.
+#[must_use]
+pub fn objects(script: &str) -> Vec<(String, String)> {
+    let (mut out, mut begin, mut position) = (Vec::new(), 0, 0);
+    let mut object = "settings".to_owned();
+    let mut take = |part: &str, object: &str| {
+        out.extend(statements(part).into_iter().map(|statement| (object.to_owned(), statement)));
+    };
+    for token in tokens(script) {
+        // -- Name: births; Type: TABLE; Schema: app; Owner: app
+        let named = match token {
+            Token::Gap(raw) => raw.strip_prefix("-- Name: ").and_then(|rest| rest.split_once("; Type: ")),
+            _ => None,
+        };
+        if let Some((name, rest)) = named {
+            take(&script[begin..position], &object);
+            begin = position;
+            let mut rest = rest.split("; ");
+            let kind = rest.next().unwrap_or_default().to_lowercase();
+            let schema = rest.next().and_then(|schema| schema.strip_prefix("Schema: ")).filter(|schema| *schema != "-");
+            object = schema.map_or_else(|| format!("{kind} {name}"), |schema| format!("{kind} {schema}.{name}"));
+        }
+        position += token.raw().len();
+    }
+    take(&script[begin..], &object);
+    out
+}
+
 /// The names and words of a statement, in order, gaps left out.
 #[must_use]
 pub fn words(statement: &str) -> Vec<Token<'_>> {
@@ -214,6 +243,20 @@ mod tests {
         let expected =
             ["SET a = 'x;y'", "CREATE ROLE \"o;d\\d\"", "COMMENT ON ROLE x IS E'it\\'s;'", "DO $f$ a; b $f$"];
         assert_eq!(statements(script), expected);
+    }
+
+    #[test]
+    fn every_statement_of_a_script_knows_its_object() {
+        let script = "SET a = 1;\n--\n-- Name: t; Type: TABLE; Schema: app; Owner: x\n--\n\nCREATE TABLE app.t (a int);\n\n\n\
+                      ALTER TABLE app.t OWNER TO x;\n\n--\n-- Name: EXTENSION e; Type: COMMENT; Schema: -; Owner: \n--\n\n\
+                      COMMENT ON EXTENSION e IS '-- Name: x; Type: y';\n\n";
+        let expected = [
+            ("settings", "SET a = 1"),
+            ("table app.t", "CREATE TABLE app.t (a int)"),
+            ("table app.t", "ALTER TABLE app.t OWNER TO x"),
+            ("comment EXTENSION e", "COMMENT ON EXTENSION e IS '-- Name: x; Type: y'"),
+        ];
+        assert_eq!(objects(script), expected.map(|(object, statement)| (object.to_owned(), statement.to_owned())));
     }
 
     #[test]

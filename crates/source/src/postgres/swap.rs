@@ -54,6 +54,13 @@ pub(super) async fn databases(admin: &Session) -> Result<BTreeSet<String>, Sourc
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
+/// The extensions that databases of the server can have.
+pub(super) async fn extensions(admin: &Session) -> Result<BTreeSet<String>, SourceError> {
+    let rows =
+        admin.rows("SELECT name::text FROM pg_catalog.pg_available_extensions", "listing the extensions").await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
 /// The relations of users in a database, and its large objects as one.
 pub(super) async fn tables(session: &Session) -> Result<Vec<String>, SourceError> {
     let query = format!(

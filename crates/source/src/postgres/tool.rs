@@ -20,26 +20,34 @@ pub struct Tools {
 impl Tools {
     /// The tools for a server of `major`: of the same version if they are there, otherwise the
     /// nearest newer ones, because what those write needs tools of that age on the way back.
-    /// `dirs` are looked at beside the places where packages put them.
+    /// Where `dirs` are named nothing else is looked at; otherwise the places where packages put them.
     ///
     /// # Errors
-    /// [`SourceError::Failed`] names the version that is needed, those that are there, and the
-    /// package to install.
+    /// [`SourceError::Config`] where a directory that is named has none; [`SourceError::Failed`] names
+    /// the version that is needed, those that are there, and the package to install.
     pub async fn find(major: u32, dirs: &[PathBuf], cancel: &Cancel) -> Result<Self, SourceError> {
         let mut found = Vec::new();
-        for bin in candidates(dirs) {
-            if let Some(have) = version_of(&bin, cancel).await {
-                found.push(Self { bin, major: have });
+        let places = if dirs.is_empty() { candidates() } else { dirs.to_vec() };
+        for bin in places {
+            match version_of(&bin, cancel).await {
+                Some(have) => found.push(Self { bin, major: have }),
+                None if dirs.is_empty() => {}
+                None => {
+                    let what = format!("toolsDir {} has no pg_dump and pg_restore that run", bin.display());
+                    let hint = "name the directory that holds them (.../bin), or leave toolsDir out to have them found";
+                    return Err(SourceError::Config { what, hint: Some(hint.to_owned()) });
+                }
             }
         }
         let newest = found.iter().map(|tools| tools.major).max();
         let able = found.into_iter().filter(|tools| tools.major >= major).min_by_key(|tools| tools.major);
         able.ok_or_else(|| {
+            let there = dirs.first().map_or_else(|| "here".to_owned(), |dir| format!("in toolsDir {}", dir.display()));
             let what = match newest {
                 None => format!("pg_dump for PostgreSQL {major} is needed, and none was found"),
-                Some(newest) => format!("the server is PostgreSQL {major}, but the newest pg_dump here is {newest}"),
+                Some(newest) => format!("PostgreSQL {major} is needed, but the newest pg_dump {there} is {newest}"),
             };
-            let hint = format!("install {}, or name the directory of the tools as toolDir", client_package(major));
+            let hint = format!("install {}, or name the directory of the tools as toolsDir", client_package(major));
             SourceError::Failed { what, hint: Some(hint), source: None }
         })
     }
@@ -51,8 +59,8 @@ impl Tools {
     }
 }
 
-fn candidates(dirs: &[PathBuf]) -> Vec<PathBuf> {
-    let mut all = dirs.to_vec();
+fn candidates() -> Vec<PathBuf> {
+    let mut all = Vec::new();
     for (folder, prefix, bin) in TOOL_FOLDERS {
         let mut of_folder: Vec<PathBuf> = std::fs::read_dir(folder)
             .into_iter()
@@ -116,7 +124,20 @@ mod tests {
     async fn where_only_older_tools_are_there_both_versions_and_the_package_are_named() {
         let dir = tempfile::tempdir().expect("a directory");
         let error = Tools::find(98, &[fake(dir.path(), 97)], &Cancel::default()).await.expect_err("too old");
-        assert_eq!(error.to_string(), "the server is PostgreSQL 98, but the newest pg_dump here is 97");
+        let text = error.to_string();
+        assert!(text.starts_with("PostgreSQL 98 is needed, but the newest pg_dump in toolsDir "), "{text}");
+        assert!(text.ends_with(" is 97"), "{text}");
         assert!(error.hint().is_some_and(|hint| hint.contains("postgresql-client-98")), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_is_named_and_has_no_tools_is_refused_whatever_else_is_installed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for dirs in [vec![dir.path().to_owned()], vec![fake(dir.path(), 97), dir.path().join("nowhere")]] {
+            let error = Tools::find(13, &dirs, &Cancel::default()).await.expect_err("no tools there");
+            let named = dirs.last().expect("one").display().to_string();
+            assert!(error.to_string().contains(&format!("toolsDir {named} has no pg_dump")), "{error}");
+            assert!(error.hint().is_some_and(|hint| hint.contains("leave toolsDir out")), "{error:?}");
+        }
     }
 }

@@ -3,4 +3,7 @@
 mod backup;
 mod failure;
 mod fixture;
+mod parallel;
+mod parts;
 mod restore;
+mod tls;

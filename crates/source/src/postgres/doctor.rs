@@ -1,0 +1,123 @@
+//! `doctor`: connects, and looks for what a backup needs.
+
+use lifeboat_model::flow::RunContext;
+
+use super::PostgresConfig;
+use super::backup::{Facts, choose_databases};
+use super::client::{MAY_READ_ALL, Server, Session, literals};
+use super::tool::Tools;
+use crate::{Finding, SourceError, Verdict};
+
+/// How many names a finding lists.
+const NAMES_SHOWN: usize = 20;
+
+/// One line for each thing that was looked at.
+pub(super) async fn look(config: &PostgresConfig, server: &Server, ctx: &RunContext) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut tell = |verdict, what: String, hint: Option<String>| findings.push(Finding { verdict, what, hint });
+    let session = match server.connect(&server.url.database).await {
+        Ok(session) => session,
+        Err(error) => return vec![bad(&error)],
+    };
+    let facts = match Facts::of(&session).await {
+        Ok(facts) => facts,
+        Err(error) => return vec![bad(&error)],
+    };
+    tell(Verdict::Good, format!("PostgreSQL {} answers at {}", facts.version, server.url), None);
+    match Tools::find(facts.major, &config.tool_dirs, &ctx.cancel).await {
+        Ok(tools) => tell(Verdict::Good, format!("pg_dump {} in {}", tools.major, tools.bin.display()), None),
+        Err(error) => tell(Verdict::Bad, error.to_string(), error.hint().map(str::to_owned)),
+    }
+    let tls = "SELECT coalesce((SELECT ssl FROM pg_catalog.pg_stat_ssl \
+        WHERE pid = pg_catalog.pg_backend_pid()), false)::text";
+    if let Ok(tls) = session.text(tls, "looking at the connection").await {
+        let local = server.url.is_socket() || ["127.0.0.1", "::1", "localhost"].contains(&server.url.host.as_str());
+        match tls.as_str() {
+            "true" => tell(Verdict::Good, "the connection is encrypted".to_owned(), None),
+            _ if local => tell(Verdict::Good, "the connection stays on this machine".to_owned(), None),
+            _ => {
+                let hint = Some("add ?sslmode=verify-full&sslrootcert=FILE to the url".to_owned());
+                tell(Verdict::Warning, "the connection is not encrypted".to_owned(), hint);
+            }
+        }
+    }
+    match choose_databases(config, &session, ctx).await {
+        Ok(databases) => {
+            let names = literals(databases.iter().take(NAMES_SHOWN));
+            tell(Verdict::Good, format!("{} databases to back up: {names}", databases.len()), None);
+            match rights(server, &session, &databases).await {
+                Ok(mut found) => findings.append(&mut found),
+                Err(error) => findings.push(bad(&error)),
+            }
+        }
+        Err(error) => findings.push(bad(&error)),
+    }
+    session.close().await;
+    findings
+}
+
+fn bad(error: &SourceError) -> Finding {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    Finding { verdict: Verdict::Bad, what: format!("{error}{cause}"), hint: error.hint().map(str::to_owned) }
+}
+
+/// Whether the role may read what `databases` hold.
+async fn rights(server: &Server, session: &Session, databases: &[String]) -> Result<Vec<Finding>, SourceError> {
+    let user = &server.url.user;
+    let query = "SELECT rolsuper::text FROM pg_catalog.pg_roles WHERE rolname = current_user";
+    if session.text(query, "looking at the role's rights").await? == "true" {
+        return Ok(vec![Finding { verdict: Verdict::Good, what: format!("role {user:?} is superuser"), hint: None }]);
+    }
+    let (mut findings, mut all_readable) = (Vec::new(), true);
+    for database in databases {
+        let session = match server.connect(database).await {
+            Ok(session) => session,
+            Err(error) => {
+                all_readable = false;
+                findings.push(bad(&error));
+                continue;
+            }
+        };
+        for (query, complaint, hint) in [
+            (UNREADABLE, "may not read", MAY_READ_ALL),
+            (FILTERED, "sees only some rows, by row-level security, of", "as superuser: ALTER ROLE it BYPASSRLS"),
+        ] {
+            let rows = session.rows(query, "looking at the role's rights").await?;
+            let names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+            if let Some((first, others)) = names.split_first() {
+                all_readable = false;
+                let more = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+                let what = format!("role {user:?} {complaint} {first}{more} in database {database:?}");
+                let hint =
+                    Some(hint.replace("TO it", &format!("TO {user:?}")).replace("ROLE it", &format!("ROLE {user:?}")));
+                findings.push(Finding { verdict: Verdict::Bad, what, hint });
+            }
+        }
+        session.close().await;
+    }
+    if all_readable {
+        let what = format!("role {user:?} reads all tables, but perhaps not the large objects of other roles");
+        let hint = Some("use a superuser where there are large objects".to_owned());
+        findings.push(Finding { verdict: Verdict::Warning, what, hint });
+    }
+    Ok(findings)
+}
+
+/// What a backup reads and this role may not: schemas, tables, sequences.
+const UNREADABLE: &str = "SELECT CASE WHEN NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE') \
+        THEN pg_catalog.format('schema %I', n.nspname) ELSE pg_catalog.format('%s %I.%I', \
+          CASE c.relkind WHEN 'S' THEN 'sequence' ELSE 'table' END, n.nspname, c.relname) END \
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    WHERE c.relkind IN ('r', 'p', 'S') AND c.relpersistence <> 't' \
+      AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' \
+      AND NOT (pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND CASE c.relkind \
+        WHEN 'S' THEN pg_catalog.has_sequence_privilege(c.oid, 'SELECT') \
+        ELSE pg_catalog.has_table_privilege(c.oid, 'SELECT') END) \
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+        AND d.objid = c.oid AND d.deptype = 'e') \
+    GROUP BY 1 ORDER BY 1";
+
+/// Tables that would give this role only some of their rows.
+const FILTERED: &str = "SELECT pg_catalog.format('table %I.%I', n.nspname, c.relname) \
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    WHERE c.relrowsecurity AND pg_catalog.row_security_active(c.oid) ORDER BY 1";
