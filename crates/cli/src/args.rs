@@ -194,7 +194,8 @@ pub(crate) struct CatArgs {
     A time without offset is read in the configuration's timeZone.\n\n\
     Examples:\n  lifeboat restore documents --to /mnt/documents\n  \
     lifeboat restore registry@\"2026-02-05 03:00\" --to origin --replace\n  \
-    lifeboat restore registry --to postgres://admin@other/ --rename events=events_copy"
+    lifeboat restore registry --to postgres://admin@other/ --only events/app.births\n  \
+    lifeboat restore registry --to origin --rename events=events_copy"
 )]
 pub(crate) struct RestoreArgs {
     /// [STACK/]SOURCE[@WHICH], or an id.
@@ -206,13 +207,15 @@ pub(crate) struct RestoreArgs {
     /// Repository, where the configuration has several.
     #[arg(long, value_name = "REPOSITORY")]
     pub(crate) from: Option<String>,
-    /// A part: path or glob of files; database/schema.table, 'database/schema.*' or 'database/*'.
+    /// A part, repeatable: path or glob of files; DATABASE, DATABASE/SCHEMA, DATABASE/TABLE or
+    /// DATABASE/SCHEMA.TABLE.
     #[arg(long, value_name = "PATH|TABLE")]
     pub(crate) only: Vec<String>,
     /// Replace what stands in the way: restore beside it, then rename.
     #[arg(long)]
     pub(crate) replace: bool,
-    /// Give a database another name.
+    /// Restore a database under another name, repeatable. Without --only just those named here are
+    /// restored.
     #[arg(long, value_name = "OLD=NEW")]
     pub(crate) rename: Vec<String>,
     /// How much is done at the same time [default: as many as there are cores].
@@ -239,10 +242,11 @@ pub(crate) struct VerifyArgs {
     /// Repository, where the configuration has several.
     #[arg(long, value_name = "REPOSITORY")]
     pub(crate) from: Option<String>,
-    /// A part: path or glob of files; database/schema.table, 'database/schema.*' or 'database/*'.
+    /// A part, repeatable: path or glob of files; DATABASE, DATABASE/SCHEMA, DATABASE/TABLE or
+    /// DATABASE/SCHEMA.TABLE.
     #[arg(long, value_name = "PATH|TABLE")]
     pub(crate) only: Vec<String>,
-    /// Compare a database under another name.
+    /// Compare a database under another name, repeatable. Without --only just those named here.
     #[arg(long, value_name = "OLD=NEW")]
     pub(crate) rename: Vec<String>,
     #[command(flatten)]

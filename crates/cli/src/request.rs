@@ -128,6 +128,10 @@ pub(crate) fn renames(pairs: &[String]) -> Result<BTreeMap<String, String>, Fail
         let Some((old, new)) = pair.split_once('=').filter(|(old, new)| !old.is_empty() && !new.is_empty()) else {
             return Err(Failure::usage(format!("--rename {pair:?} is not OLD=NEW")));
         };
+        if new.contains('=') {
+            return Err(Failure::usage(format!("--rename {pair:?} is more than one OLD=NEW"))
+                .hint("one pair each: --rename A=B --rename C=D"));
+        }
         if renames.values().any(|taken| taken == new) || renames.insert(old.to_owned(), new.to_owned()).is_some() {
             return Err(Failure::usage(format!("--rename {pair:?} repeats a name")));
         }
@@ -200,7 +204,7 @@ mod tests {
     fn renames_are_pairs_and_do_not_repeat() {
         let pairs = |list: &[&str]| renames(&list.iter().map(ToString::to_string).collect::<Vec<_>>());
         assert_eq!(pairs(&["a=b", "c=d"]).expect("pairs").len(), 2);
-        for bad in [["a", "b=c"], ["=b", "c=d"], ["a=b", "a=c"], ["a=x", "b=x"]] {
+        for bad in [["a", "b=c"], ["=b", "c=d"], ["a=b", "a=c"], ["a=x", "b=x"], ["a=x,b=y", "c=d"]] {
             assert!(pairs(&bad).is_err(), "{bad:?}");
         }
     }

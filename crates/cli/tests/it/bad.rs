@@ -120,11 +120,11 @@ impl World {
 }
 
 /// A small file system of its own, gone when dropped.
-struct Small(PathBuf);
+pub(crate) struct Small(PathBuf);
 
 impl Small {
     /// `None`, with a mark for the script that runs the tests, where it cannot be had.
-    fn mount(test: &str, at: &Path, size: &str) -> Option<Self> {
+    pub(crate) fn mount(test: &str, at: &Path, size: &str) -> Option<Self> {
         if !is_root() {
             println!("SKIPPED {test}: needs root and mount(2)");
             return None;

@@ -18,4 +18,5 @@ mod harness;
 mod home;
 mod keys;
 mod kill;
+mod postgres;
 mod run;
