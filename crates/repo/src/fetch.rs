@@ -1,6 +1,7 @@
 //! Reading chunks: find a copy, fetch it, decrypt, decompress, check the id; try other copies.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -33,6 +34,7 @@ pub struct Fetcher {
     index: Arc<IndexSet>,
     blocks: Blocks,
     secrets: Mutex<HashMap<Digest, Secret>>,
+    opened: AtomicU64,
 }
 
 /// Why one copy of a chunk is no good.
@@ -48,7 +50,7 @@ impl Fetcher {
     #[must_use]
     pub fn new(store: Arc<dyn Store>, access: Arc<Access>, index: Arc<IndexSet>) -> Self {
         let blocks = Blocks::new(Arc::clone(&store));
-        Self { store, access, index, blocks, secrets: Mutex::default() }
+        Self { store, access, index, blocks, secrets: Mutex::default(), opened: AtomicU64::new(0) }
     }
 
     /// The plain bytes of a chunk, checked against its id.
@@ -88,6 +90,7 @@ impl Fetcher {
     }
 
     async fn copy(&self, location: &Location) -> Result<Bytes, BadCopy> {
+        self.opened.fetch_add(1, Ordering::Relaxed);
         let range = u64::from(location.record.offset)..location.record.end();
         let ciphertext = self.blocks.read(location, range).await.map_err(|error| match error.kind {
             StoreErrorKind::NotFound => BadCopy::Lost("the pack is missing".into()),
@@ -125,6 +128,12 @@ impl Fetcher {
         }
         secrets.insert(commitment, secret.clone());
         Ok(secret)
+    }
+
+    /// How many copies of chunks were read so far.
+    #[must_use]
+    pub fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
     }
 
     /// The index that it reads by.

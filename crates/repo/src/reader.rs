@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use lifeboat_model::flow::{ContentSink, Entry, EntryReader, EntryVisitor, ReadError};
+use lifeboat_model::flow::{BodyError, ContentSink, Entry, EntryReader, EntryVisitor, ReadError};
 use lifeboat_model::{ChunkId, EntryPath};
 use tokio::sync::Semaphore;
 
@@ -67,8 +67,8 @@ fn content_of(entry: &Entry) -> Result<Content, ReadError> {
 }
 
 /// What hurts an entry.
-fn hurt(path: &EntryPath, error: RepoError) -> ReadError {
-    ReadError::Damaged { what: path.to_string(), source: Box::new(error) }
+fn hurt(path: &EntryPath, error: impl Into<BodyError>) -> ReadError {
+    ReadError::Damaged { what: path.to_string(), source: error.into() }
 }
 
 /// An entry that contradicts itself.

@@ -4,12 +4,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
 use lifeboat_model::flow::{ContentSink, Entry, PIECE_BYTES_MAX, Piece, ReadError};
 use lifeboat_model::{ChunkId, EntryPath};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::extents::Extents;
 use super::{Ahead, SnapshotReader, content_of, damaged, hurt};
+use crate::error::RepoError;
 use crate::object::ObjectError;
 use crate::page::Extent;
 
@@ -17,28 +20,31 @@ use crate::page::Extent;
 const WINDOW_BYTES: u64 = 16 << 20;
 /// Extents that one read looks ahead at most.
 const WINDOW_EXTENTS: usize = 256;
+/// Chunks whose plain bytes are at hand for further extents: where a stream changed a little, a few
+/// chunks take turns.
+const RECENT_CHUNKS: usize = 8;
+
+/// A chunk's plain bytes, for one extent or several.
+type Fetched = Shared<BoxFuture<'static, Result<Bytes, Arc<RepoError>>>>;
 
 /// An extent on its way.
 enum Slot {
     Hole(u64),
     Chunk {
-        fetch: Ahead,
+        fetched: Fetched,
         offset: u32,
         len: u32,
+        /// What is fetched for this extent; nothing where the chunk is at hand.
         room: Option<OwnedSemaphorePermit>,
-    },
-    /// More of the chunk before.
-    Again {
-        offset: u32,
-        len: u32,
+        ahead_bytes: u64,
     },
 }
 
 impl Slot {
     fn ahead_bytes(&self) -> u64 {
         match self {
-            Self::Chunk { len, .. } => u64::from(*len),
-            Self::Hole(_) | Self::Again { .. } => 0,
+            Self::Chunk { ahead_bytes, .. } => *ahead_bytes,
+            Self::Hole(_) => 0,
         }
     }
 }
@@ -50,10 +56,20 @@ struct Window<'r> {
     waiting: Option<Extent>,
     slots: VecDeque<Slot>,
     bytes: u64,
-    newest: Option<ChunkId>,
+    recent: VecDeque<(ChunkId, Fetched)>,
 }
 
 impl Window<'_> {
+    fn fetch(&mut self, id: ChunkId) -> Fetched {
+        let ahead = Ahead::fetch(&self.reader.fetcher, id);
+        let fetched = ahead.plain().map(|plain| plain.map_err(Arc::new)).boxed().shared();
+        if self.recent.len() == RECENT_CHUNKS {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((id, fetched.clone()));
+        fetched
+    }
+
     /// Starts fetches until the window is full or nothing is left.
     async fn fill(&mut self) -> Result<(), ReadError> {
         while self.slots.len() < WINDOW_EXTENTS && self.bytes < WINDOW_BYTES {
@@ -64,17 +80,20 @@ impl Window<'_> {
             let Some(extent) = next else { return Ok(()) };
             let slot = match extent {
                 Extent::Hole(len) => Slot::Hole(len),
-                Extent::Chunk { id, offset, len } if self.newest == Some(id) => Slot::Again { offset, len },
                 Extent::Chunk { id, offset, len } => {
-                    // All reads share the room for what is fetched ahead. The chunk that the sink
-                    // waits for needs none, so that no read ever waits for another.
-                    let room = Arc::clone(&self.reader.ahead).try_acquire_many_owned(len).ok();
-                    if room.is_none() && !self.slots.is_empty() {
-                        self.waiting = Some(extent);
-                        return Ok(());
+                    let known = self.recent.iter().find(|(recent, _)| *recent == id);
+                    if let Some(fetched) = known.map(|(_, fetched)| fetched.clone()) {
+                        Slot::Chunk { fetched, offset, len, room: None, ahead_bytes: 0 }
+                    } else {
+                        // All reads share the room for what is fetched ahead. The chunk that the sink
+                        // waits for needs none, so that no read ever waits for another.
+                        let room = Arc::clone(&self.reader.ahead).try_acquire_many_owned(len).ok();
+                        if room.is_none() && !self.slots.is_empty() {
+                            self.waiting = Some(extent);
+                            return Ok(());
+                        }
+                        Slot::Chunk { fetched: self.fetch(id), offset, len, room, ahead_bytes: u64::from(len) }
                     }
-                    self.newest = Some(id);
-                    Slot::Chunk { fetch: Ahead::fetch(&self.reader.fetcher, id), offset, len, room }
                 }
             };
             self.bytes += slot.ahead_bytes();
@@ -86,9 +105,9 @@ impl Window<'_> {
 
 pub(super) async fn read(reader: &SnapshotReader, entry: &Entry, sink: &mut dyn ContentSink) -> Result<u64, ReadError> {
     let extents = Extents::new(&reader.fetcher, &entry.path, content_of(entry)?);
-    let (slots, newest) = (VecDeque::new(), None);
-    let mut window = Window { reader, extents, waiting: None, slots, bytes: 0, newest };
-    let (mut total, mut chunk) = (0, Bytes::new());
+    let (slots, recent) = (VecDeque::new(), VecDeque::new());
+    let mut window = Window { reader, extents, waiting: None, slots, bytes: 0, recent };
+    let mut total = 0;
     loop {
         window.fill().await?;
         let Some(slot) = window.slots.pop_front() else { break };
@@ -98,14 +117,10 @@ pub(super) async fn read(reader: &SnapshotReader, entry: &Entry, sink: &mut dyn 
                 sink.piece(Piece::Hole(len)).await.map_err(ReadError::Receiver)?;
                 len
             }
-            Slot::Chunk { fetch, offset, len, room } => {
-                chunk = fetch.plain().await.map_err(|error| hurt(&entry.path, error))?;
+            Slot::Chunk { fetched, offset, len, room, .. } => {
+                let chunk = fetched.await.map_err(|error| hurt(&entry.path, error))?;
                 hand_out(&entry.path, &chunk, offset, len, sink).await?;
                 drop(room);
-                u64::from(len)
-            }
-            Slot::Again { offset, len } => {
-                hand_out(&entry.path, &chunk, offset, len, sink).await?;
                 u64::from(len)
             }
         };

@@ -320,3 +320,65 @@ async fn what_the_writer_stored_is_read_back_byte_for_byte() {
     }
     reader.preflight(None).await.expect("all is there");
 }
+
+/// A dump that changed a little each day: its content alternates between an old chunk and small new ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_many_parts_is_read_back_and_each_chunk_is_opened_about_once() {
+    use lifeboat_model::flow::{Body, BodyRead, EntrySink, Shape};
+    struct Rows(std::vec::IntoIter<Vec<u8>>);
+    #[async_trait::async_trait]
+    impl BodyRead for Rows {
+        async fn next(&mut self) -> Result<Option<Piece>, BodyError> {
+            Ok(self.0.next().map(|bytes| Piece::Data(bytes.into())))
+        }
+    }
+    let hand = Hand::new().await;
+    let scratch = hand.cache.path().join("scratch");
+    std::fs::create_dir_all(&scratch).expect("made");
+    let rows = |day: usize| -> Vec<u8> {
+        let row = |number: usize| {
+            let version = (1..=day).filter(|day| number % 150 == day * 11).count();
+            format!("{number}\t{}\n", blake3::hash(format!("{number}-{version}").as_bytes())).into_bytes()
+        };
+        (0..30_000).flat_map(row).collect()
+    };
+    let mut last = None;
+    for day in 0..6 {
+        let head = crate::writer::SnapshotHead {
+            stack: crate::testing::TestRepository::stack(),
+            source: lifeboat_model::SourceName::new("registry").expect("a name"),
+            kind: "postgres".into(),
+            label: None,
+            config: "stack: test\n".into(),
+            stack_run: None,
+        };
+        let context = lifeboat_testkit::context::run_context(&scratch);
+        let writer = hand.open(&hand.test.writer).await;
+        let run = writer.writer(head, crate::writer::WriteOptions::default(), context).await.expect("a run");
+        let pieces: Vec<_> = rows(day).chunks(1 << 20).map(<[u8]>::to_vec).collect();
+        let body = Body::Stream { from: Box::new(Rows(pieces.into_iter())), shape: Shape::Rows };
+        let meta = lifeboat_model::EntryMeta::new(lifeboat_model::EntryKind::File);
+        run.put(&path("events/1.dat"), &meta, None, body).await.expect("stored");
+        last = Some(run.seal(Hand::body(None).recovery_point).await.expect("sealed"));
+    }
+    let last = last.expect("six days");
+    assert!(last.stats.new_bytes < 600_000, "{}", last.stats.new_bytes);
+    let reader = hand.open(&hand.test.identity).await.reader(&last.id).await.expect("a reader");
+    let name = path("events/1.dat");
+    let entry = reader.entry(&name).await.expect("looked up").expect("there");
+    let content = crate::reader::content_of(&entry).expect("content");
+    let mut extents = crate::reader::extents::Extents::new(&reader.fetcher, &name, content);
+    let (mut count, mut chunks) = (0, std::collections::HashSet::new());
+    while let Some(extent) = extents.next().await.expect("an extent") {
+        if let crate::page::Extent::Chunk { id, .. } = extent {
+            count += 1;
+            chunks.insert(id);
+        }
+    }
+    assert!(count > 2 * chunks.len(), "{count} parts of {} chunks", chunks.len());
+    let opened = reader.fetcher.opened();
+    assert!(read(&reader, "events/1.dat").await.expect("read") == rows(5));
+    let opened = usize::try_from(reader.fetcher.opened() - opened).expect("few");
+    assert!(opened <= chunks.len() * 5 / 4, "{opened} opened for {} chunks, {count} parts", chunks.len());
+    reader.preflight(None).await.expect("all is there");
+}
