@@ -79,6 +79,7 @@ fn files_config(config: &FilesConfig) -> files::FilesConfig {
     files::FilesConfig {
         paths: config.paths.clone(),
         exclude: config.exclude.clone(),
+        paged: config.paged.clone(),
         one_file_system: config.one_file_system,
         exclude_caches: config.exclude_caches,
         machine_id: None,

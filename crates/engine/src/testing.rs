@@ -75,7 +75,8 @@ pub(crate) fn config(dir: &Path, sources: &[&str]) -> StackConfig {
 }
 
 pub(crate) fn files_source(name: &str, paths: Vec<PathBuf>) -> SourceConfig {
-    let kind = FilesConfig { paths, exclude: Vec::new(), one_file_system: false, exclude_caches: false };
+    let kind =
+        FilesConfig { paths, exclude: Vec::new(), paged: Vec::new(), one_file_system: false, exclude_caches: false };
     SourceConfig {
         name: source(name),
         repository: "main".to_owned(),

@@ -152,6 +152,9 @@ pub struct FilesConfig {
     /// Globs of what is left out. One without `/` matches the name at any depth; one with `/`
     /// matches the absolute path.
     pub exclude: Vec<String>,
+    /// Globs in the same manner: files of pages that are changed in place, such as a database's own
+    /// files or disks of virtual machines. A changed page of 8 KiB then costs its own size.
+    pub paged: Vec<String>,
     /// Whether other file systems mounted below the paths are left out. False by default.
     pub one_file_system: bool,
     /// Whether directories with a valid `CACHEDIR.TAG` are left out but for the tag. False by

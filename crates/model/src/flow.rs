@@ -73,6 +73,10 @@ pub enum Shape {
     Stream,
     /// Rows of a dump: small content-defined chunks, so that a changed row costs little.
     Rows,
+    /// A file of pages of 8 KiB, or of lengths that divide it, that are changed in place: a database's
+    /// own file, the disk of a virtual machine. Chunks of one length, so that a changed page costs its
+    /// own size.
+    Pages,
 }
 
 /// What became of a [`EntrySink::put`].

@@ -6,6 +6,7 @@
 //! | path | holds | without it |
 //! |---|---|---|
 //! | `parents/TAG` | for the source with this tag: what each file looked like at the last backup, and the chunks of its content (module `parent`) | the next backup reads every file anew; chunks are still deduplicated |
+//! | `slices/TAG/` | for each large stream of the source that changes: keyed hashes of its slices, and where they are stored (module `slices`) | a changed chunk is stored whole |
 //! | `index/` | tables of the repository's indexes ([`crate::index::IndexSet`]) | they are read from the store again |
 //! | `objects/` | roots and verdicts on them, as they lie in the store | a list of snapshots reads them again |
 //!
@@ -43,13 +44,27 @@ impl StateDir {
         self.0.join("parents").join(source_tag.to_hex())
     }
 
+    /// The directory of a source's slice maps.
+    #[must_use]
+    pub fn slices(&self, source_tag: &Digest) -> PathBuf {
+        self.0.join("slices").join(source_tag.to_hex())
+    }
+
     /// Makes the directory that `file` lies in, readable by nobody else.
     ///
     /// # Errors
     /// [`RepoError::Io`].
     pub fn make_room_for(&self, file: &Path) -> Result<(), RepoError> {
         let Some(directory) = file.parent() else { return Ok(()) };
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-        made.map_err(|source: io::Error| RepoError::Io { doing: "making", path: directory.into(), source })
+        make_private(directory).map_err(|source: io::Error| RepoError::Io {
+            doing: "making",
+            path: directory.into(),
+            source,
+        })
     }
+}
+
+/// Makes a directory that nobody else may read, and those above it.
+pub(crate) fn make_private(directory: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }

@@ -33,6 +33,7 @@ impl Profile {
         match shape {
             Shape::Stream => Self { min: 64 << 10, avg: 256 << 10, max: 1 << 20 },
             Shape::Rows => Self { min: 16 << 10, avg: 64 << 10, max: 256 << 10 },
+            Shape::Pages => Self { min: 256 << 10, avg: 256 << 10, max: 256 << 10 },
         }
     }
 }
@@ -69,7 +70,10 @@ impl Cutter {
 
     /// Length of the first chunk of `window`. A length below `window.len()` is final whatever
     /// follows; the whole length is final only at the end of the data or at `profile.max`.
-    fn cut(&self, profile: Profile, window: &[u8]) -> usize {
+    pub(crate) fn cut(&self, profile: Profile, window: &[u8]) -> usize {
+        if profile.min == profile.max {
+            return window.len().min(profile.max);
+        }
         let (small, large) = select_masks(profile.avg, Normalization::Level1);
         let (small_shifted, large_shifted) = (small << 1, large << 1);
         let gear = &self.gear[..];

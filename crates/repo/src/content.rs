@@ -13,11 +13,14 @@ use crate::pack::PackKind;
 use crate::page::{Content, Extent, ReferencePage, encode_content_page};
 use crate::pipeline::Pipeline;
 use crate::pipeline::stop::Cause;
+use crate::slices::Place;
 
 /// The most extents that stand in an entry.
 pub(crate) const INLINE_EXTENTS_MAX: usize = 64;
 /// A content page ends after a chunk whose id starts with a u32 divisible by this.
 const PAGE_DIVISOR: u32 = 1024;
+/// The fewest extents of a content page that is not the last: several may be of one chunk.
+const PAGE_EXTENTS_MIN: usize = 64;
 /// The most extents of a content page.
 const PAGE_EXTENTS_MAX: usize = 4096;
 
@@ -86,6 +89,18 @@ impl<'a> ContentBuilder<'a> {
         self.push(Extent::Chunk { id, offset: 0, len }).await
     }
 
+    /// Adds a part of a chunk that was there before.
+    pub(crate) async fn old(&mut self, place: Place) -> Result<(), Cause> {
+        let Place { chunk: id, offset, len } = place;
+        self.push(Extent::Chunk { id, offset, len }).await
+    }
+
+    /// Adds a part of a chunk that was stored for this content.
+    pub(crate) async fn fresh(&mut self, place: Place, new: bool) -> Result<(), Cause> {
+        self.new_bytes += if new { u64::from(place.len) } else { 0 };
+        self.old(place).await
+    }
+
     /// Adds a hole.
     pub(crate) async fn hole(&mut self, bytes: u64) -> Result<(), Cause> {
         self.push(Extent::Hole(bytes)).await
@@ -112,7 +127,7 @@ impl<'a> ContentBuilder<'a> {
                 Extent::Chunk { id, .. } => ends_page(id.bytes(), PAGE_DIVISOR),
                 Extent::Hole(_) => false,
             };
-            if ends || self.looked_at == PAGE_EXTENTS_MAX {
+            if (ends && self.looked_at >= PAGE_EXTENTS_MIN) || self.looked_at == PAGE_EXTENTS_MAX {
                 return Some(self.looked_at);
             }
         }

@@ -50,6 +50,7 @@ mod content;
 mod parent;
 pub mod pipeline;
 mod run;
+mod slices;
 mod spill;
 mod tree;
 pub mod writer;

@@ -31,6 +31,9 @@ const PAGE_BYTES: usize = 32 + 4;
 /// Heads above this length are not kept: their entries are read anew.
 const HEAD_BYTES_MAX: usize = 16 << 20;
 
+/// The keyed hash of a path.
+pub(crate) type PathKey = [u8; 16];
+
 /// Names paths by keyed hashes and binds the file to its source.
 #[derive(Clone, Debug)]
 pub(crate) struct ParentKey {
@@ -47,7 +50,23 @@ impl ParentKey {
         Self { secret, binding }
     }
 
-    fn key_of(&self, path: &EntryPath) -> [u8; 16] {
+    /// The secret of the source's caches.
+    pub(crate) fn secret(&self) -> &Secret {
+        &self.secret
+    }
+
+    /// What binds a file to the source.
+    pub(crate) fn binding(&self) -> &Digest {
+        &self.binding
+    }
+
+    /// Names slices of streams.
+    pub(crate) fn slices(&self) -> Secret {
+        self.secret.derive("lifeboat v0 slices", &[])
+    }
+
+    /// The keyed hash of a path.
+    pub(crate) fn key_of(&self, path: &EntryPath) -> PathKey {
         let hash = self.secret.mac(&[b"path\0", path.as_bytes()]);
         *hash.0.first_chunk().expect("a hash has more bytes")
     }
@@ -136,6 +155,15 @@ impl Parent {
     /// # Errors
     /// Of the disk.
     pub(crate) fn lookup(&self, path: &EntryPath, fingerprint: &Fingerprint) -> io::Result<Option<ParentEntry>> {
+        let found = self.find(path)?.filter(|(known, _)| known == fingerprint);
+        Ok(found.map(|(_, entry)| entry))
+    }
+
+    /// What is known of a path, with the fingerprint that it had.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub(crate) fn find(&self, path: &EntryPath) -> io::Result<Option<(Fingerprint, ParentEntry)>> {
         let wanted = self.key.key_of(path);
         // As the fences are ordered as numbers, so are the keys.
         let prefix = u64::from_be_bytes(*wanted.first_chunk().expect("16 bytes"));
@@ -158,8 +186,11 @@ impl Parent {
             match key.cmp(&wanted[..]) {
                 std::cmp::Ordering::Less => at = body.saturating_add(u64::from(head_len)).saturating_add(ids_len),
                 std::cmp::Ordering::Greater => return Ok(None),
-                std::cmp::Ordering::Equal if head.get(16..32) != Some(&fingerprint.0[..]) => return Ok(None),
-                std::cmp::Ordering::Equal => return self.read(body, head_len).map(Some),
+                std::cmp::Ordering::Equal => {
+                    let known = head.get(16..32).and_then(<[u8]>::first_chunk);
+                    let known = Fingerprint(*known.ok_or_else(|| damaged("a record is cut off"))?);
+                    return Ok(Some((known, self.read(body, head_len)?)));
+                }
             }
         }
         Ok(None)

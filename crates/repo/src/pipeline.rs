@@ -16,6 +16,7 @@ use crate::access::DomainKeys;
 use crate::crypt::SignKey;
 use crate::error::RepoError;
 use crate::pack::PackKind;
+use crate::slices::{Slice, Slicer};
 
 pub(crate) mod known;
 mod lane;
@@ -87,10 +88,23 @@ pub(crate) struct Stored {
     pub(crate) new: bool,
 }
 
+/// What was found out about a chunk that is not stored yet.
+#[derive(Debug)]
+pub(crate) struct Looked {
+    pub(crate) id: ChunkId,
+    /// Whether it is at hand as a whole; it then counts as used.
+    pub(crate) at_hand: bool,
+    pub(crate) slices: Vec<Slice>,
+}
+
+enum Task {
+    Store(PackKind, oneshot::Sender<Stored>),
+    Look(Slicer, oneshot::Sender<Looked>),
+}
+
 struct Job {
-    kind: PackKind,
+    task: Task,
     plain: Bytes,
-    done: oneshot::Sender<Stored>,
     _waiting: OwnedSemaphorePermit,
 }
 
@@ -116,17 +130,17 @@ pub(crate) struct Pipeline {
 }
 
 /// The result of a chunk that was handed to a worker.
-pub(crate) struct Pending {
-    done: oneshot::Receiver<Stored>,
+pub(crate) struct Pending<T = Stored> {
+    done: oneshot::Receiver<T>,
     stop: Stop,
 }
 
-impl Pending {
+impl<T> Pending<T> {
     /// Waits for the worker.
     ///
     /// # Errors
     /// The cause for which the run was given up.
-    pub(crate) async fn wait(self) -> Result<Stored, Cause> {
+    pub(crate) async fn wait(self) -> Result<T, Cause> {
         self.done.await.map_err(|_| self.stop.give_up(Cause::Body("a worker ended early".into())))
     }
 }
@@ -168,12 +182,27 @@ impl Shared {
 
     fn work(&self, jobs: &crossbeam_channel::Receiver<Job>) {
         for job in jobs {
-            // Where it fails the sender is dropped, and who waits asks `stop` for the cause.
-            if let Ok(stored) = self.store_blocking(job.kind, &job.plain) {
-                // Nobody may be waiting any more: the body was dropped.
-                let _ = job.done.send(stored);
+            // Where it fails the sender is dropped, and who waits asks `stop` for the cause. Nobody may
+            // be waiting any more: the body was dropped.
+            match job.task {
+                Task::Store(kind, done) => {
+                    if let Ok(stored) = self.store_blocking(kind, &job.plain) {
+                        let _ = done.send(stored);
+                    }
+                }
+                Task::Look(slicer, done) => {
+                    if let Ok(looked) = self.look(&slicer, &job.plain) {
+                        let _ = done.send(looked);
+                    }
+                }
             }
         }
+    }
+
+    fn look(&self, slicer: &Slicer, plain: &[u8]) -> Result<Looked, Cause> {
+        self.stop.check()?;
+        let id = self.id_of(PackKind::Data, plain).map_err(|error| self.stop.repo(error))?;
+        Ok(Looked { id, at_hand: self.known.has_all([&id]), slices: slicer.slices(plain) })
     }
 }
 
@@ -251,12 +280,28 @@ impl Pipeline {
     /// # Errors
     /// The cause for which the run was given up.
     pub(crate) async fn submit(&self, kind: PackKind, plain: Bytes) -> Result<Pending, Cause> {
+        self.hand_over(plain, |done| Task::Store(kind, done)).await
+    }
+
+    /// Has a worker look at a data chunk without storing it; waits while too many wait already.
+    ///
+    /// # Errors
+    /// The cause for which the run was given up.
+    pub(crate) async fn look(&self, slicer: &Slicer, plain: Bytes) -> Result<Pending<Looked>, Cause> {
+        self.hand_over(plain, |done| Task::Look(slicer.clone(), done)).await
+    }
+
+    async fn hand_over<T>(
+        &self,
+        plain: Bytes,
+        task: impl FnOnce(oneshot::Sender<T>) -> Task,
+    ) -> Result<Pending<T>, Cause> {
         self.shared.stop.check()?;
         let bytes = plain.len().clamp(WAITING_BYTES_MIN, self.waiting_bytes);
         let bytes = u32::try_from(bytes).expect("the budget is below 4 GiB");
         let permit = Arc::clone(&self.waiting).acquire_many_owned(bytes).await.map_err(|_| self.shared.closed())?;
         let (done, receiver) = oneshot::channel();
-        let job = Job { kind, plain, done, _waiting: permit };
+        let job = Job { task: task(done), plain, _waiting: permit };
         self.jobs.send(job).map_err(|_| self.shared.closed())?;
         Ok(Pending { done: receiver, stop: self.shared.stop.clone() })
     }

@@ -27,6 +27,7 @@ use crate::pipeline::{Limits, Pipeline, RunSecrets, Setup};
 use crate::remember::RememberedHead;
 use crate::repository::Repository;
 use crate::run::{Link, OpenRun};
+use crate::slices::SliceMaps;
 use crate::small::RunId;
 use crate::tree::EntrySorter;
 
@@ -35,6 +36,7 @@ mod chain;
 pub(crate) mod copied;
 mod problems;
 mod seal;
+mod sliced;
 
 use chain::Chain;
 use copied::CopyOf;
@@ -155,6 +157,7 @@ pub struct SnapshotWriter {
     run: Arc<OpenRun>,
     _renewing: AbortOnDropHandle<()>,
     parent: Option<Parent>,
+    maps: Arc<SliceMaps>,
     ids: Arc<IdFile>,
     limits: Limits,
     sorter: Mutex<EntrySorter>,
@@ -232,6 +235,7 @@ impl Repository {
         let renewing = tokio::spawn(Arc::clone(&run).keep_renewing(stop.clone()));
         Ok(SnapshotWriter {
             parent: open_parent(&state, &source_tag, &parent_key).await,
+            maps: Arc::new(SliceMaps::open(state.slices(&source_tag), parent_key.clone())),
             sorter: Mutex::new(EntrySorter::new(&context.scratch, limits.entries_bytes)),
             cutter: Cutter::new(&chunker_key),
             _renewing: AbortOnDropHandle::new(renewing),
@@ -368,6 +372,7 @@ impl EntrySink for SnapshotWriter {
         let repo = |error| self.stop.repo(error).for_entry(path);
         let Some(stored) = self.parent_content(path, fingerprint).map_err(repo)? else { return Ok(Kept::No) };
         let bytes = stored.content.bytes().unwrap_or(u64::MAX);
+        self.maps.keep(path);
         self.insert(path, meta, Some(*fingerprint), stored).await.map_err(|cause| cause.for_entry(path))?;
         self.counters.kept.fetch_add(1, Ordering::Relaxed);
         Ok(Kept::Yes { bytes })

@@ -96,6 +96,8 @@ enum ShownKind<'a> {
     Files {
         paths: &'a [PathBuf],
         exclude: &'a [String],
+        #[serde(skip_serializing_if = "<[String]>::is_empty")]
+        paged: &'a [String],
         one_file_system: bool,
         exclude_caches: bool,
     },
@@ -178,6 +180,7 @@ fn files(files: &FilesConfig) -> ShownKind<'_> {
     ShownKind::Files {
         paths: &files.paths,
         exclude: &files.exclude,
+        paged: &files.paged,
         one_file_system: files.one_file_system,
         exclude_caches: files.exclude_caches,
     }

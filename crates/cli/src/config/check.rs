@@ -248,12 +248,13 @@ fn files(shape: &FilesShape, around: &Surroundings<'_>) -> Result<FilesConfig, F
             paths.push(path.clone());
         }
     }
-    for glob in &shape.exclude {
+    for glob in shape.exclude.iter().chain(&shape.paged) {
         globset::Glob::new(&glob.value).map_err(|bad| glob.fault(format!("this is not a glob: {}", bad.kind())))?;
     }
     Ok(FilesConfig {
         paths,
         exclude: shape.exclude.iter().map(|glob| glob.value.clone()).collect(),
+        paged: shape.paged.iter().map(|glob| glob.value.clone()).collect(),
         one_file_system: shape.one_file_system,
         exclude_caches: shape.exclude_caches,
     })

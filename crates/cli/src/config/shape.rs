@@ -169,6 +169,10 @@ pub(crate) struct FilesShape {
     /// Globs of what is left out. One without `/` matches a name at any depth.
     #[serde(default)]
     pub(crate) exclude: Vec<At<String>>,
+    /// Globs of files that are changed in place, page by page: disks of virtual machines, files of
+    /// databases that are stopped. A changed page of 8 KiB then costs its own size.
+    #[serde(default)]
+    pub(crate) paged: Vec<At<String>>,
     /// Leave out file systems that are mounted below the paths.
     #[serde(default)]
     pub(crate) one_file_system: bool,

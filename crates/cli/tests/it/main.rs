@@ -18,5 +18,6 @@ mod harness;
 mod home;
 mod keys;
 mod kill;
+mod paged;
 mod postgres;
 mod run;

@@ -154,7 +154,13 @@ impl Site {
         };
         let files = |name: &&str| {
             let paths = vec![at("data").join(name)];
-            let kind = FilesConfig { paths, exclude: Vec::new(), one_file_system: false, exclude_caches: false };
+            let kind = FilesConfig {
+                paths,
+                exclude: Vec::new(),
+                paged: Vec::new(),
+                one_file_system: false,
+                exclude_caches: false,
+            };
             let config = SourceConfig {
                 name: source(name),
                 repository: "main".to_owned(),

@@ -7,6 +7,7 @@ use lifeboat_model::EntryPath;
 use lifeboat_model::flow::{Body, BodyRead, Piece, Shape, SinkError};
 
 use super::SnapshotWriter;
+use super::sliced::Sliced;
 use crate::chunker::{Chunker, Cut, Profile};
 use crate::content::{ContentBuilder, StoredContent};
 use crate::pack::PackKind;
@@ -35,7 +36,15 @@ impl Step {
     }
 }
 
-fn length_u32(chunk: &Bytes) -> u32 {
+/// How the chunks of a stream are stored.
+enum Way<'a> {
+    /// Each as it is cut.
+    Whole(ContentBuilder<'a>, VecDeque<Step>),
+    /// In parts where most of a chunk is at hand.
+    Sliced(Box<Sliced<'a>>),
+}
+
+pub(super) fn length_u32(chunk: &Bytes) -> u32 {
     u32::try_from(chunk.len()).expect("a chunk is short")
 }
 
@@ -73,9 +82,11 @@ impl SnapshotWriter {
         mut from: Box<dyn BodyRead>,
         shape: Shape,
     ) -> Result<StoredContent, SinkError> {
-        let mut content = ContentBuilder::new(self.pipeline(), &self.ids);
         let mut chunker = Chunker::new(self.cutter.clone(), shape);
-        let mut under_way = VecDeque::new();
+        let mut way = match self.sliced(path, shape).await {
+            Some(sliced) => Way::Sliced(Box::new(sliced)),
+            None => Way::Whole(ContentBuilder::new(self.pipeline(), &self.ids), VecDeque::new()),
+        };
         let repo = |cause: Cause| cause.for_entry(path);
         loop {
             self.ready()?;
@@ -88,11 +99,26 @@ impl SnapshotWriter {
                     return Err(SinkError::Body { path: path.clone(), source });
                 }
             }
-            self.take_cuts(&mut chunker, &mut under_way, &mut content).await.map_err(repo)?;
+            self.take_all(&mut chunker, &mut way).await.map_err(repo)?;
         }
         chunker.finish();
-        self.take_cuts(&mut chunker, &mut under_way, &mut content).await.map_err(repo)?;
-        settle_all(under_way, content).await.map_err(repo)
+        self.take_all(&mut chunker, &mut way).await.map_err(repo)?;
+        match way {
+            Way::Whole(content, under_way) => settle_all(under_way, content).await.map_err(repo),
+            Way::Sliced(sliced) => sliced.finish(path).await.map_err(repo),
+        }
+    }
+
+    async fn take_all(&self, chunker: &mut Chunker, way: &mut Way<'_>) -> Result<(), Cause> {
+        match way {
+            Way::Whole(content, under_way) => self.take_cuts(chunker, under_way, content).await,
+            Way::Sliced(sliced) => {
+                while let Some(cut) = chunker.next_cut() {
+                    sliced.take(cut).await?;
+                }
+                Ok(())
+            }
+        }
     }
 
     /// Hands what is cut to the workers.

@@ -182,9 +182,10 @@ impl SnapshotWriter {
     async fn remember(&self, parent: ParentWriter) {
         let state = self.state.clone();
         let (path, ids): (_, Arc<IdFile>) = (state.parent(&self.source_tag), Arc::clone(&self.ids));
-        let scratch = scratch_error(&self.context);
+        let (maps, scratch) = (Arc::clone(&self.maps), scratch_error(&self.context));
         let written = tokio::task::spawn_blocking(move || {
             state.make_room_for(&path)?;
+            maps.finish().map_err(|source| RepoError::Io { doing: "keeping", path: "slice maps".into(), source })?;
             parent.finish(&path, &ids).map_err(|source| RepoError::Io { doing: "writing", path, source })
         });
         let result = written.await.unwrap_or_else(|error| Err(scratch(std::io::Error::other(error))));

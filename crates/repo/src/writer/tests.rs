@@ -19,6 +19,7 @@ use crate::testing::TestRepository;
 mod failures;
 mod plain_reader;
 mod prune;
+mod sliced;
 
 use plain_reader::PlainReader;
 

@@ -51,6 +51,7 @@ struct Counts {
 struct Run<'a> {
     sink: &'a dyn EntrySink,
     ctx: &'a RunContext,
+    plan: &'a Plan,
     names: Arc<Names>,
     counts: Counts,
     /// Files with several names whose first name vanished before it was read.
@@ -69,6 +70,7 @@ pub(super) async fn run(
     let run = Run {
         sink,
         ctx,
+        plan: &plan,
         names: Arc::new(Names::default()),
         counts: Counts::default(),
         lost: Mutex::default(),
@@ -211,7 +213,8 @@ impl Run<'_> {
             };
             let failure = Failure::default();
             let from = Box::new(FileBody::new(&opened, Arc::clone(&failure), self.ctx.cancel.clone()));
-            let body = Body::Stream { from, shape: Shape::Stream };
+            let shape = if self.plan.paged.hit(&found.path) { Shape::Pages } else { Shape::Stream };
+            let body = Body::Stream { from, shape };
             let fingerprint = fresh_fingerprint(&opened.stat, now);
             let stats = self.sink.put(&found.path, &meta, fingerprint, body).await?;
             let failed = lock(&failure).take();

@@ -67,6 +67,8 @@ pub struct FilesConfig {
     /// with a leading one an absolute path, with one inside the end of a path; a trailing one
     /// limits them to directories.
     pub exclude: Vec<String>,
+    /// Patterns in the same manner: files of pages of 8 KiB that are changed in place.
+    pub paged: Vec<String>,
     /// Whether to leave out other file systems that are mounted below a path; the mount points
     /// themselves are recorded. Default: no.
     pub one_file_system: bool,
@@ -78,7 +80,14 @@ pub struct FilesConfig {
 
 impl Default for FilesConfig {
     fn default() -> Self {
-        Self { paths: Vec::new(), exclude: Vec::new(), one_file_system: false, exclude_caches: true, machine_id: None }
+        Self {
+            paths: Vec::new(),
+            exclude: Vec::new(),
+            paged: Vec::new(),
+            one_file_system: false,
+            exclude_caches: true,
+            machine_id: None,
+        }
     }
 }
 
@@ -99,6 +108,7 @@ impl FilesSource {
         let plan = Plan {
             roots: roots(&config.paths)?,
             excludes: Patterns::new(&config.exclude)?,
+            paged: Patterns::new(&config.paged)?,
             one_file_system: config.one_file_system,
             exclude_caches: config.exclude_caches,
         };

@@ -81,6 +81,7 @@ pub(super) struct Plan {
     /// Sorted; none lies within another. Empty for the root of the file system.
     pub(super) roots: Vec<Option<EntryPath>>,
     pub(super) excludes: Patterns,
+    pub(super) paged: Patterns,
     pub(super) one_file_system: bool,
     pub(super) exclude_caches: bool,
 }

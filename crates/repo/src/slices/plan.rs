@@ -1,0 +1,139 @@
+//! Which slices of a chunk are at hand, and whether it pays to refer to them.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+
+use lifeboat_model::ChunkId;
+
+use super::{Place, Slice, SliceHash, SliceMap};
+
+/// Segments on each side of the place that was met last, in which slices are looked for: 16 MiB of
+/// rows, 64 MiB of anything else.
+const REACH: usize = 256;
+/// What a further part costs in the manifest, in references and at each restore, in stored bytes.
+const PART_COST: usize = 64;
+
+/// How a part of a chunk is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// As bytes of a chunk that is at hand.
+    Old(Place),
+    /// In the chunk's own new chunk, behind the fresh parts before it.
+    Fresh(u32),
+}
+
+impl Part {
+    pub(crate) fn len(&self) -> u32 {
+        match self {
+            Self::Old(place) => place.len,
+            Self::Fresh(len) => *len,
+        }
+    }
+}
+
+/// The stretch of a slice map around the place that a stream has come to.
+///
+/// Streams mostly keep their order from backup to backup, so a few hundred segments are enough; a
+/// chunk that stands in the map moves the window to where it stands.
+#[derive(Debug)]
+pub(crate) struct Window {
+    map: SliceMap,
+    /// Number of the first loaded segment.
+    first: usize,
+    /// Hashes of each loaded segment.
+    loaded: VecDeque<Vec<SliceHash>>,
+    places: HashMap<SliceHash, (Place, usize)>,
+}
+
+impl Window {
+    pub(crate) fn new(map: SliceMap) -> Self {
+        Self { map, first: 0, loaded: VecDeque::new(), places: HashMap::new() }
+    }
+
+    /// Loads what lies around a segment.
+    fn move_to(&mut self, segment: usize) -> io::Result<()> {
+        let to = (segment + REACH).min(self.map.len());
+        let mut from = segment.saturating_sub(REACH);
+        if (self.first..self.first + self.loaded.len()).contains(&segment) {
+            from = from.max(self.first);
+        } else {
+            self.loaded.clear();
+            self.places.clear();
+            self.first = from;
+        }
+        while self.first < from {
+            for hash in self.loaded.pop_front().into_iter().flatten() {
+                if self.places.get(&hash).is_some_and(|(_, segment)| *segment == self.first) {
+                    self.places.remove(&hash);
+                }
+            }
+            self.first += 1;
+        }
+        while self.first + self.loaded.len() < to {
+            let number = self.first + self.loaded.len();
+            let segment = self.map.segment(number)?;
+            let hashes = segment.located().map(|(slice, place)| {
+                self.places.insert(slice.hash, (place, number));
+                slice.hash
+            });
+            let hashes = hashes.collect();
+            self.loaded.push_back(hashes);
+        }
+        Ok(())
+    }
+
+    /// Moves to a chunk that is at hand as a whole, if the map has it.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub(crate) fn met(&mut self, chunk: &ChunkId) -> io::Result<()> {
+        self.map.number(chunk).map_or(Ok(()), |number| self.move_to(number))
+    }
+
+    /// How to store a chunk that is not at hand as a whole. `at_hand` says whether a chunk may be
+    /// referred to.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub(crate) fn plan(
+        &mut self,
+        chunk: &ChunkId,
+        slices: &[Slice],
+        at_hand: impl Fn(&ChunkId) -> bool,
+    ) -> io::Result<Vec<Part>> {
+        if self.loaded.is_empty() {
+            self.move_to(0)?;
+        }
+        self.met(chunk)?;
+        let mut parts: Vec<Part> = Vec::new();
+        let mut asked: HashMap<ChunkId, bool> = HashMap::new();
+        let mut furthest = None;
+        for slice in slices {
+            let known = self.places.get(&slice.hash).filter(|(place, _)| {
+                place.len == slice.len && *asked.entry(place.chunk).or_insert_with(|| at_hand(&place.chunk))
+            });
+            furthest = furthest.max(known.map(|(_, segment)| *segment));
+            match (known, parts.last_mut()) {
+                (Some((place, _)), Some(Part::Old(last)))
+                    if last.chunk == place.chunk && last.offset + last.len == place.offset =>
+                {
+                    last.len += place.len;
+                }
+                (Some((place, _)), _) => parts.push(Part::Old(*place)),
+                (None, Some(Part::Fresh(len))) => *len += slice.len,
+                (None, _) => parts.push(Part::Fresh(slice.len)),
+            }
+        }
+        if let Some(segment) = furthest {
+            self.move_to(segment)?;
+        }
+        Ok(if pays(&parts) { parts } else { vec![Part::Fresh(slices.iter().map(|slice| slice.len).sum())] })
+    }
+}
+
+/// Whether referring to old chunks saves enough.
+fn pays(parts: &[Part]) -> bool {
+    let whole: usize = parts.iter().map(|part| part.len() as usize).sum();
+    let fresh: usize = parts.iter().filter(|part| matches!(part, Part::Fresh(_))).map(|part| part.len() as usize).sum();
+    fresh + parts.len() * PART_COST <= whole / 4 * 3
+}
