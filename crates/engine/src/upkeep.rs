@@ -29,6 +29,8 @@ pub struct PruneReport {
     pub repacked_packs: u64,
     /// Bytes of the new packs.
     pub written_bytes: u64,
+    /// Packs that snapshots need and that were in no index: they are indexed again.
+    pub indexed_packs: u64,
     /// When what is marked may go, RFC 3339 UTC.
     pub can_go_at: Option<String>,
     /// Why what was marked before is still there.
@@ -69,6 +71,7 @@ fn told(repository: &str, dry_run: bool, done: prune::PruneReport) -> PruneRepor
         marked_bytes: done.marked_bytes,
         repacked_packs: done.repacked_packs,
         written_bytes: done.written_bytes,
+        indexed_packs: done.indexed_packs,
         can_go_at: done.can_go_at.map(|time| time.to_string()),
         waits: done.waits.iter().map(waits_for).collect(),
         refused: done.refused.into_iter().map(refused).collect(),
@@ -154,16 +157,18 @@ pub async fn check(host: &Host<'_>, repository: Option<&str>, read_data: bool) -
 }
 
 fn found_in(repository: &str, found: check::CheckReport) -> CheckReport {
-    // A void snapshot is what a dead writer left of a run that a prune overtook: nothing is lost by it.
-    let (void, wrong): (Vec<_>, Vec<_>) = found.problems.into_iter().partition(|p| p.kind == ProblemKind::Void);
+    // A void snapshot is what a dead writer left of a run that a prune overtook, and packs without an
+    // index are found by their trailers: nothing is lost by either.
+    let harmless = |kind| matches!(kind, ProblemKind::Void | ProblemKind::Unindexed);
+    let (odd, wrong): (Vec<_>, Vec<_>) = found.problems.into_iter().partition(|problem| harmless(problem.kind));
     let mut notes = found.notes;
-    notes.extend(void.iter().map(|problem| format!("{}: {}", problem.object, problem.what)));
+    notes.extend(odd.iter().map(|problem| format!("{}: {}", problem.object, problem.what)));
     CheckReport {
         repository: repository.to_owned(),
         objects: found.objects,
         bytes_read: found.bytes,
         snapshots: found.snapshots,
-        error_count: found.problem_count.saturating_sub(void.len() as u64),
+        error_count: found.problem_count.saturating_sub(odd.len() as u64),
         errors: wrong
             .into_iter()
             .map(|problem| CheckFinding {
@@ -186,5 +191,6 @@ const fn kind_word(kind: ProblemKind) -> &'static str {
         ProblemKind::Newer => "newer",
         ProblemKind::Void => "void",
         ProblemKind::Chain => "chain",
+        ProblemKind::Unindexed => "unindexed",
     }
 }

@@ -20,7 +20,7 @@ use crate::scan::Scan;
 mod entries;
 mod needs;
 mod objects;
-mod packs;
+pub(crate) mod packs;
 
 /// How thorough a check is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +44,9 @@ pub enum ProblemKind {
     Void,
     /// A chain has a hole or two ends.
     Chain,
+    /// Packs that snapshots need are in no index. Nothing is lost: what reads finds them by their
+    /// trailers, and a prune with an identity indexes them again.
+    Unindexed,
 }
 
 /// One thing that is wrong.
@@ -154,7 +157,6 @@ pub async fn check(
     if scope.read_data {
         packs::read(repository, &scan, &mut bad, &mut report, ctx).await?;
     }
-    packs::orphans(&scan, &mut report);
     let hurt = needs::follow(repository, &mut scan, &roots, &bad, &mut report, ctx).await?;
     if !hurt.is_empty() && repository.access().can_read() {
         entries::hit(repository, &roots, &hurt, &mut report).await?;

@@ -275,6 +275,9 @@ impl RepoError {
             Self::UnknownFeature { .. } | Self::Object { source: ObjectError::NewerVersion(_), .. } => {
                 Some("use a newer lifeboat")
             }
+            Self::Object { object, .. } | Self::Missing { object } if opens(object) => {
+                Some("nothing opens the repository without it; put the object back from a copy of the store")
+            }
             Self::Object { .. } | Self::Missing { .. } | Self::Chunk { .. } | Self::Read(ReadError::Damaged { .. }) => {
                 Some("`lifeboat check --read-data` tells what is damaged and which entries it hits")
             }
@@ -292,9 +295,10 @@ impl RepoError {
             Self::TooMany { .. } => {
                 Some("find out who wrote them; the names of the objects tell what they claim to be")
             }
-            Self::OlderRoster { .. } => {
-                Some("the store was set back or somebody withholds objects; ask who may change it before you go on")
-            }
+            Self::OlderRoster { .. } => Some(
+                "the store was set back, a roster is damaged, or somebody withholds it; ask who may change the store. \
+                 The owner goes on from what is there by `lifeboat key add` or `remove` with --forget-remembered-roster",
+            ),
             Self::WrongKey { .. } => Some("`lifeboat key test FILE` tells what a key file opens"),
             Self::KeyMissing { .. } => Some("name the key file in the configuration, or by --identity FILE"),
             Self::KeyFile { source, .. } => source.hint(),
@@ -315,6 +319,11 @@ impl RepoError {
     }
 }
 
+/// Whether an object is one of those without which nothing opens, `check` neither.
+fn opens(object: &str) -> bool {
+    ["format", "roster", "keyring", "the roster", "the new keyring"].iter().any(|start| object.starts_with(start))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -325,6 +334,11 @@ mod tests {
         assert_eq!((none.kind().exit_code(), none.hint().is_some()), (10, true));
         let newer = RepoError::object("format", ObjectError::NewerVersion(3));
         assert_eq!((newer.kind().exit_code(), newer.hint()), (1, Some("use a newer lifeboat")));
+        let bad = |object: &str| RepoError::object(object, ObjectError::WrongHash).hint().expect("a hint");
+        assert!(bad("data/ab").contains("check --read-data"));
+        for object in ["format", "roster/00000002-ab", "keyring2/00000001-ab"] {
+            assert!(bad(object).contains("copy of the store"), "check could not open either");
+        }
         let key = RepoError::KeyMissing { what: "reading content", needs: "an identity" };
         assert_eq!((key.kind().exit_code(), key.to_string().as_str()), (12, "reading content needs an identity"));
     }

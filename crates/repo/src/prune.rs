@@ -23,6 +23,7 @@ use crate::small::{self, Mark};
 mod delete;
 mod gather;
 mod live;
+mod mend;
 pub mod plan;
 mod reindex;
 mod repack;
@@ -44,6 +45,8 @@ pub struct PruneReport {
     pub repacked_packs: u64,
     /// Bytes of the new packs.
     pub written_bytes: u64,
+    /// Packs that snapshots need and that were in no index: they are indexed again.
+    pub indexed_packs: u64,
     /// When the newest mark may be acted upon, by the store's clock.
     pub can_go_at: Option<Timestamp>,
     /// Why what was marked before is not deleted yet.
@@ -93,7 +96,18 @@ pub async fn prune(
     let now = if options.dry_run { ctx.clock.now() } else { store_time(store, access, ctx).await? };
     let mut report = PruneReport::default();
     let mut gathered = gather::gather(store, access, now, &mut report, ctx).await?;
-    let live = live::find(repository, &mut gathered, &mut report, ctx).await?;
+    let (mut live, missing) = live::find(repository, &mut gathered, &mut report, ctx).await?;
+    let mut mended = PruneReport::default();
+    if !options.dry_run {
+        mend::index_again(repository, &gathered, &missing, &mut mended, ctx).await?;
+    }
+    if mended.indexed_packs > 0 {
+        report = mended;
+        gathered = gather::gather(store, access, now, &mut report, ctx).await?;
+        (live, _) = live::find(repository, &mut gathered, &mut report, ctx).await?;
+    } else {
+        report.problems.extend(mended.problems);
+    }
     let domains: Vec<u16> = gathered.views.keys().copied().collect();
     for number in domains {
         let domain = gathered.scan.domains[usize::from(number)];

@@ -6,7 +6,7 @@ use lifeboat_model::flow::RunContext;
 use lifeboat_model::{ChunkId, ObjectHash};
 use lifeboat_store::Key;
 
-use super::packs::BadPacks;
+use super::packs::{self, BadPacks};
 use super::{CheckReport, ProblemKind};
 use crate::error::RepoError;
 use crate::inventory;
@@ -35,6 +35,7 @@ pub(super) async fn follow(
 ) -> Result<Hurt, RepoError> {
     if repository.access().maintenance.is_empty() {
         report.note("what snapshots need was not followed: that takes a maintainer or identity key".to_owned());
+        packs::unindexed(scan, &BTreeSet::new(), report);
         return Ok(Hurt::new());
     }
     let mut tops = Vec::new();
@@ -71,7 +72,33 @@ pub(super) async fn follow(
     if lost_count > lost.len() as u64 {
         report.note(format!("{lost_count} chunks are lost; only {HURT_MAX} of them were followed to their entries"));
     }
+    let (lost, unindexed) = without_unindexed(repository, scan, lost, bad).await?;
+    packs::unindexed(scan, &unindexed, report);
     name_objects(repository, scan, &lost, report).await
+}
+
+/// Lost chunks, without those that lie in good packs that no index names, and the numbers of these packs.
+async fn without_unindexed(
+    repository: &Repository,
+    scan: &Scan,
+    lost: Vec<(u16, ChunkId)>,
+    bad: &BadPacks,
+) -> Result<(Vec<(u16, ChunkId)>, BTreeSet<u32>), RepoError> {
+    let mut unindexed = BTreeSet::new();
+    let mut left = Vec::new();
+    for (domain, id) in lost {
+        let found = repository.index().search(repository.store().as_ref(), &id).await?;
+        let good = found.iter().find_map(|location| {
+            let number = scan.number_of(location.record.kind, &location.pack)?;
+            let whole = scan.packs[number as usize].bytes == location.pack_bytes;
+            (whole && !bad.get(&number).is_some_and(|part| part.hits(&id))).then_some(number)
+        });
+        match good {
+            Some(number) => drop(unindexed.insert(number)),
+            None => left.push((domain, id)),
+        }
+    }
+    Ok((left, unindexed))
 }
 
 /// Which objects the lost chunks were in: packs that are bad are told already, those that are missing are
@@ -108,11 +135,7 @@ async fn name_objects(
         if locations.is_empty() {
             let name = format!("chunk {id}");
             let number = *told.entry(name.clone()).or_insert_with(|| {
-                report.problem(
-                    ProblemKind::Missing,
-                    &name,
-                    "a snapshot needs it, and no index names a pack that holds it",
-                );
+                report.problem(ProblemKind::Missing, &name, "a snapshot needs it, and no pack that is left holds it");
                 report.problems.len().saturating_sub(1)
             });
             numbers.push(number);

@@ -20,6 +20,9 @@ use crate::repository::Repository;
 use crate::scan::{Claim, PackSeen, Scan};
 use crate::sealed::check_hash;
 
+/// The most packs without an index that are told by name.
+const UNINDEXED_TOLD: usize = 10;
+
 /// What of a pack is of no use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum BadPart {
@@ -55,17 +58,33 @@ pub(super) fn sizes(scan: &Scan, report: &mut CheckReport) -> BadPacks {
     bad
 }
 
-/// Packs that no index names: leftovers of runs that died, or new ones of runs that are open.
-pub(super) fn orphans(scan: &Scan, report: &mut CheckReport) {
-    let orphans: Vec<_> = scan.packs.iter().filter(|pack| pack.claim == Claim::None).collect();
+/// Packs that no index names: their index object is missing or damaged, or they are leftovers of runs
+/// that died or new ones of runs that are open.
+/// Those of `needed` hold chunks that snapshots need.
+pub(super) fn unindexed(scan: &Scan, needed: &BTreeSet<u32>, report: &mut CheckReport) {
     let named: BTreeSet<_> =
         scan.indexes.iter().flat_map(|index| &index.packs).map(|(pack, _)| (pack.kind, pack.hash)).collect();
-    let orphans: Vec<_> = orphans.into_iter().filter(|pack| !named.contains(&(pack.kind, pack.hash))).collect();
-    if !orphans.is_empty() {
-        let bytes: u64 = orphans.iter().map(|pack| pack.bytes).sum();
+    let unindexed = (0u32..).zip(&scan.packs).filter(|(_, pack)| pack.claim == Claim::None);
+    let unindexed = unindexed.filter(|(_, pack)| !named.contains(&(pack.kind, pack.hash)));
+    let (needed, left): (Vec<_>, Vec<_>) = unindexed.partition(|(number, _)| needed.contains(number));
+    let bytes = |packs: &[(u32, &PackSeen)]| packs.iter().map(|(_, pack)| pack.bytes).sum::<u64>();
+    if !needed.is_empty() {
+        let told: Vec<_> = needed.iter().take(UNINDEXED_TOLD).map(|(_, pack)| pack.key().to_string()).collect();
+        let what = format!(
+            "an index object is missing or damaged: {} packs ({} bytes) that snapshots need are in no index: {}{}. \
+             Nothing is lost, they are found by their own trailers; `lifeboat prune --identity FILE` indexes them again",
+            needed.len(),
+            bytes(&needed),
+            told.join(", "),
+            if needed.len() > told.len() { ", ..." } else { "" }
+        );
+        report.problem(ProblemKind::Unindexed, ObjectType::Index.prefix(), what);
+    }
+    if !left.is_empty() {
         report.note(format!(
-            "{} packs ({bytes} bytes) are in no index; a prune deletes them when no run can need them",
-            orphans.len()
+            "{} packs ({} bytes) are in no index; a prune deletes them when no run can need them",
+            left.len(),
+            bytes(&left)
         ));
     }
 }
@@ -115,7 +134,7 @@ pub(super) async fn read(
     Ok(())
 }
 
-type Secrets = HashMap<lifeboat_model::Digest, Option<Secret>>;
+pub(crate) type Secrets = HashMap<lifeboat_model::Digest, Option<Secret>>;
 /// The most run secrets that are remembered.
 const SECRETS_MAX: usize = 4096;
 
@@ -158,7 +177,7 @@ fn foreign(access: &Access, bytes: &Bytes) -> bool {
 }
 
 /// Records that do not open or have another id; `None` where we lack the keys.
-fn bad_records(
+pub(crate) fn bad_records(
     access: &Access,
     pack: &PackSeen,
     bytes: &Bytes,

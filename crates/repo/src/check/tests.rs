@@ -277,3 +277,61 @@ async fn a_torn_chain_is_told_and_a_newest_root_is_missed_where_it_was_remembere
         assert!(report.problems.iter().any(|problem| problem.kind == ProblemKind::Chain), "{report:#?}");
     }
 }
+
+#[tokio::test]
+async fn packs_without_an_index_are_told_as_such_not_as_lost_and_a_prune_with_an_identity_indexes_them_again() {
+    let house = House::new().await;
+    for key in house.objects().await.into_keys().filter(|key| key.as_str().starts_with("index/")) {
+        house.store.delete(&key).await.expect("deleted");
+    }
+    for (access, scope) in [
+        (&house.repository.identity, CheckScope::default()),
+        (&house.repository.identity, READ_DATA),
+        (&house.repository.maintainer, READ_DATA),
+    ] {
+        let report = house.check(&house.store, access, scope).await;
+        let [problem] = &report.problems[..] else { panic!("one line tells it: {report:#?}") };
+        assert_eq!((problem.kind, problem.object.as_str(), problem.entry_count), (ProblemKind::Unindexed, "index/", 0));
+        assert!(problem.what.contains("data/") && problem.what.contains("--identity"), "{problem:?}");
+    }
+    let prune = async |access| {
+        let repository = open(&house.store, access, &house.ctx).await;
+        prune(&repository, &PruneOptions::default(), &house.ctx).await.expect("a prune")
+    };
+    let blind = prune(&house.repository.maintainer).await;
+    assert_eq!((blind.refused.len(), blind.deleted_objects), (1, 0), "{blind:?}");
+    assert!(blind.problems.iter().all(|problem| problem.contains("--identity")), "{blind:?}");
+    let mended = prune(&house.repository.identity).await;
+    assert!(mended.indexed_packs > 0 && mended.refused.is_empty(), "{mended:?}");
+    let report = house.check(&house.store, &house.repository.identity, READ_DATA).await;
+    assert!(report.is_clean(), "{report:#?}");
+    house.the_rest_restores(&house.store, &report, "indexed again").await;
+}
+
+#[tokio::test]
+async fn a_damaged_pack_without_an_index_is_lost_and_is_never_indexed_again() {
+    let house = House::new().await;
+    let mut damaged = Vec::new();
+    for (key, bytes) in house.objects().await {
+        if key.as_str().starts_with("index/") {
+            house.store.delete(&key).await.expect("deleted");
+        } else if key.as_str().starts_with("data/") {
+            let mut changed = bytes.to_vec();
+            changed[100] ^= 1;
+            house.store.put(&key, changed.into(), PutMode::Replace).await.expect("put");
+            damaged.push(key.to_string());
+        }
+    }
+    let report = house.check(&house.store, &house.repository.identity, READ_DATA).await;
+    let hurt = report.problems.iter().filter(|problem| problem.kind == ProblemKind::Damaged);
+    assert!(hurt.clone().all(|problem| damaged.contains(&problem.object)), "{report:#?}");
+    assert!(hurt.map(|problem| problem.entry_count).sum::<u64>() > 0, "the hurt entries are named: {report:#?}");
+    let repository = open(&house.store, &house.repository.identity, &house.ctx).await;
+    let pruned = prune(&repository, &PruneOptions::default(), &house.ctx).await.expect("a prune");
+    let told = damaged.iter().filter(|name| pruned.problems.iter().any(|problem| problem.contains(*name)));
+    assert_eq!((told.count(), pruned.refused.len()), (2, 1), "the third holds only what was forgotten: {pruned:?}");
+    let after = open(&house.store, &house.repository.identity, &house.ctx).await;
+    let named: Vec<_> =
+        after.index().packs().iter().map(|pack| pack.kind.object_type().key(pack.hash).to_string()).collect();
+    assert!(damaged.iter().all(|name| !named.contains(name)), "{named:?}");
+}

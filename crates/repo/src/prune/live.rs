@@ -15,8 +15,8 @@ use crate::repository::Repository;
 use crate::scan::{Joined, SORT_BYTES, join, scratch_error};
 use crate::spill::{Sorted, Sorter};
 
-/// The most missing chunks of a domain that are counted.
-const MISSING_TOLD: u64 = 1_000_000;
+/// The most missing chunks of a domain that are remembered.
+const MISSING_MAX: usize = 100_000;
 
 /// The needed records of each pack, in the order of domain, kind, pack, chunk.
 pub(super) struct LiveRecords(Mutex<Rows>);
@@ -66,6 +66,10 @@ fn parse(key: &[u8]) -> Option<Row> {
     Some((u16::from_be_bytes([head[0], head[1]]), pack, id.into()))
 }
 
+/// Chunks that snapshots need and that no index finds in a pack, by domain; at most
+/// [`MISSING_MAX`] of each.
+pub(super) type Missing = BTreeMap<u16, Vec<ChunkId>>;
+
 /// Walks from every snapshot and fills the facts of packs. A chunk counts in the newest pack that no
 /// mark names; where all of its packs are marked it counts in all of them.
 pub(super) async fn find(
@@ -73,7 +77,7 @@ pub(super) async fn find(
     gathered: &mut Gathered,
     report: &mut PruneReport,
     ctx: &RunContext,
-) -> Result<LiveRecords, RepoError> {
+) -> Result<(LiveRecords, Missing), RepoError> {
     let failed = || scratch_error(&ctx.scratch);
     // What was indexed since the repository was opened is needed as well.
     repository.index().refresh(repository.store().as_ref()).await?;
@@ -87,7 +91,7 @@ pub(super) async fn find(
     let records = records.finish().map_err(failed())?;
     let mut live_bytes = vec![0u64; gathered.scan.packs.len()];
     let mut record_bytes = vec![0u64; gathered.scan.packs.len()];
-    let mut missing: BTreeMap<u16, (u64, ChunkId)> = BTreeMap::new();
+    let mut missing = Missing::new();
     let mut rows = Sorter::new(&ctx.scratch, SORT_BYTES);
     let scan = &gathered.scan;
     let (owners, marked) = (&gathered.owners, &gathered.marked);
@@ -118,16 +122,19 @@ pub(super) async fn find(
             any = true;
         }
         if !any {
-            let (count, _) = missing.entry(chunk.domain).or_insert((0, chunk.id));
-            *count = (*count + 1).min(MISSING_TOLD);
+            let ids = missing.entry(chunk.domain).or_default();
+            if ids.len() < MISSING_MAX {
+                ids.push(chunk.id);
+            }
         }
         Ok(())
     })
     .map_err(failed())?;
-    for (domain, (count, id)) in missing {
+    for (domain, ids) in &missing {
+        let (count, id) = (ids.len(), ids[0]);
         gathered.refuse(
-            domain,
-            format!("{count} chunks that snapshots need are in no pack, {id} among them; `lifeboat check` tells more"),
+            *domain,
+            format!("{count} chunks that snapshots need are in no index, {id} among them; `lifeboat check` tells more"),
         );
     }
     for (domain, numbers) in &gathered.numbers {
@@ -138,5 +145,5 @@ pub(super) async fn find(
         }
     }
     let sorted = rows.finish().map_err(failed())?;
-    Ok(LiveRecords(Mutex::new(Rows { sorted, held: None })))
+    Ok((LiveRecords(Mutex::new(Rows { sorted, held: None })), missing))
 }

@@ -11,7 +11,7 @@ use crate::error::RepoError;
 use crate::forget::keeper;
 use crate::index::{IndexBuilder, IndexObject, IndexPack};
 use crate::object::ObjectType;
-use crate::pack::{FinishedPack, Origin, Record};
+use crate::pack::{Origin, Record};
 
 /// Collects packs and puts an index object whenever one is full.
 pub(super) struct Reindex<'j, 'a> {
@@ -22,15 +22,6 @@ pub(super) struct Reindex<'j, 'a> {
 impl<'j, 'a> Reindex<'j, 'a> {
     pub(super) fn new(job: &'j Job<'a>) -> Self {
         Self { job, builder: IndexBuilder::new() }
-    }
-
-    /// Adds a pack that was put.
-    pub(super) async fn add(&mut self, pack: &FinishedPack) -> Result<(), RepoError> {
-        if self.builder.is_full_for(pack) {
-            self.put().await?;
-        }
-        self.builder.add(pack);
-        Ok(())
     }
 
     /// Adds what the index objects of `plan.supersede` say of packs that stay.
@@ -74,9 +65,6 @@ impl<'j, 'a> Reindex<'j, 'a> {
         index: &IndexObject,
         mut records: Vec<Record>,
     ) -> Result<(), RepoError> {
-        if !self.builder.has_room_for(records.len()) {
-            self.put().await?;
-        }
         let mut origins: Vec<Origin> = Vec::new();
         let mut places: HashMap<u32, u32> = HashMap::new();
         for record in &mut records {
@@ -86,7 +74,20 @@ impl<'j, 'a> Reindex<'j, 'a> {
                 u32::try_from(origins.len() - 1).expect("an index holds far fewer than 2^32 origins")
             });
         }
-        self.builder.add_pack(pack, &origins, &records);
+        self.add_pack(pack, &origins, &records).await
+    }
+
+    /// Adds a pack that is in the store.
+    pub(super) async fn add_pack(
+        &mut self,
+        pack: IndexPack,
+        origins: &[Origin],
+        records: &[Record],
+    ) -> Result<(), RepoError> {
+        if !self.builder.has_room_for(records.len()) {
+            self.put().await?;
+        }
+        self.builder.add_pack(pack, origins, records);
         Ok(())
     }
 

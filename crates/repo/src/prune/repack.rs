@@ -12,6 +12,7 @@ use super::plan::Plan;
 use super::reindex::Reindex;
 use super::{Job, PruneReport};
 use crate::error::RepoError;
+use crate::index::IndexPack;
 use crate::object::ObjectError;
 use crate::pack::{PackContents, PackKind, Repacker};
 use crate::scan::{PackSeen, scratch_error};
@@ -142,6 +143,7 @@ impl Work<'_, '_, '_> {
         crate::forget::put(self.job.store, &kind.object_type().key(pack.hash), pack.bytes.clone()).await?;
         self.report.written_bytes += pack.bytes.len() as u64;
         self.job.ctx.monitor.bytes(pack.bytes.len() as u64);
-        self.index.add(&pack).await
+        let named = IndexPack { hash: pack.hash, bytes: pack.bytes.len() as u64, kind };
+        self.index.add_pack(named, &pack.origins, &pack.records).await
     }
 }
