@@ -118,6 +118,15 @@ pub(crate) struct IdentityArgs {
     pub(crate) passphrase_file: Option<PathBuf>,
 }
 
+/// What the owner does with what this machine remembers.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct MemoryArgs {
+    /// Go on although this machine remembers a newer roster than the store shows, which is damaged or lost: what it
+    /// changed is to be done again. The new roster takes the place of both.
+    #[arg(long)]
+    pub(crate) forget_remembered_roster: bool,
+}
+
 #[derive(Clone, Debug, Args)]
 pub(crate) struct InitArgs {
     /// Repository to make; all of the configuration by default.
@@ -328,6 +337,13 @@ pub(crate) struct PruneArgs {
     /// Do not ask.
     #[arg(long, short)]
     pub(crate) yes: bool,
+    /// Prune with this key that reads in place of the maintainer's: packs that snapshots need and that no index names
+    /// are read and indexed again.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) identity: Option<PathBuf>,
+    /// File with the passphrase of a protected identity.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -397,6 +413,8 @@ pub(crate) struct KeyGenerateArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) repository: Option<String>,
     #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
+    #[command(flatten)]
     pub(crate) protect: PassphraseArgs,
 }
 
@@ -430,6 +448,8 @@ pub(crate) struct KeyAddArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) repository: Option<String>,
     #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
+    #[command(flatten)]
     pub(crate) owner: IdentityArgs,
 }
 
@@ -444,6 +464,8 @@ pub(crate) struct KeyRemoveArgs {
     /// Do not ask.
     #[arg(long, short)]
     pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
     #[command(flatten)]
     pub(crate) owner: IdentityArgs,
 }

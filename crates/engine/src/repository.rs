@@ -9,6 +9,7 @@ use lifeboat_model::config::RepositoryConfig;
 use lifeboat_model::flow::EntryReader;
 use lifeboat_model::{Digest, SnapshotId, SourceName, StackName};
 use lifeboat_repo::forget;
+use lifeboat_repo::object::RepositoryId;
 use lifeboat_repo::root::RootBody;
 use lifeboat_repo::snapshots::{SnapshotInfo, SnapshotList};
 use lifeboat_repo::writer::{Sealed, SnapshotHead, SnapshotWriter, WriteOptions};
@@ -51,10 +52,7 @@ pub async fn open_repository(
     let keys = load(host, config, need)?;
     let store = open_store(config)?;
     let id = hex::encode(keys.home()?.0.0);
-    let before = host
-        .remember(host.catalog.memory(&id, NEWEST))
-        .flatten()
-        .and_then(|json| serde_json::from_str::<Remembered>(&json).ok());
+    let before = remembered(host, keys.home()?.0);
     let opened = open_access(&store, &keys, before.as_ref()).await?;
     for warning in &opened.warnings {
         host.run.monitor.note(&format!("{}: {warning}", config.name));
@@ -72,6 +70,22 @@ pub async fn open_repository(
         repository.remember(host);
     }
     Ok(repository)
+}
+
+/// What this machine remembers of a repository.
+#[must_use]
+pub fn remembered(host: &Host<'_>, repository: RepositoryId) -> Option<Remembered> {
+    let json = host.remember(host.catalog.memory(&hex::encode(repository.0), NEWEST)).flatten()?;
+    serde_json::from_str(&json).ok()
+}
+
+/// Remembers what was seen of a repository, for [`remembered`].
+///
+/// # Panics
+/// Never: what is remembered is always JSON.
+pub fn remember(host: &Host<'_>, seen: &Remembered) {
+    let json = serde_json::to_string(seen).expect("what is remembered is always JSON");
+    host.remember(host.catalog.remember(&hex::encode(seen.repository.0), NEWEST, &json));
 }
 
 fn open_store(config: &RepositoryConfig) -> Result<Arc<dyn Store>, JobError> {
@@ -182,8 +196,7 @@ impl OpenRepository {
     }
 
     fn remember(&self, host: &Host<'_>) {
-        let json = serde_json::to_string(&self.remembered).expect("what is remembered is always JSON");
-        host.remember(host.catalog.remember(&self.id, NEWEST, &json));
+        remember(host, &self.remembered);
     }
 
     /// A reader of a snapshot's entries, and what its body tells.

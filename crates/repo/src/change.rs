@@ -59,6 +59,9 @@ pub struct Owner<'a> {
     pub key: &'a OwnerKey,
     /// What was seen of the repository before.
     pub remembered: Option<&'a Remembered>,
+    /// Goes on from what the store shows although a newer roster was seen before: the next roster is
+    /// then newer than that one too, so that nobody who remembers it refuses.
+    pub forget_roster: bool,
     /// The time.
     pub now: Timestamp,
     /// Secrets from an export, where the keyring is lost or lacks them.
@@ -76,7 +79,7 @@ impl Owner<'_> {
         let identity = &self.key.identity;
         read_format(self.store, identity.repository, identity.root, true).await?;
         let (mut tops, warnings) = self.load().await?;
-        if let Some(top) = tops.first() {
+        if let Some(top) = tops.first().filter(|_| !self.forget_roster) {
             refuse_older(self.store, self.remembered, &top.roster)?;
         }
         let mut mine: Option<Draft> = None;
@@ -136,7 +139,8 @@ impl Owner<'_> {
         let Draft { mut roster, secrets } = draft;
         let (repository, root) = (self.key.identity.repository, &self.key.root);
         roster.previous = Some(roster.hash);
-        roster.number += 1;
+        let outrun = self.remembered.filter(|_| self.forget_roster).map_or(0, |remembered| remembered.roster);
+        roster.number = roster.number.max(outrun) + 1;
         roster.time = self.now.max(roster.time);
         let (roster, objects) = seal_roster(roster, &secrets, repository, root)?;
         put_roster(self.store, &roster, objects).await?;

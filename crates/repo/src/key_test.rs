@@ -25,8 +25,8 @@ pub struct KeyReport {
     pub verify: VerifyKey,
     /// A writer's domain.
     pub domain: Option<DomainId>,
-    /// The newest roster's number.
-    pub roster: u32,
+    /// What the caller remembers from now on; heads as they were given.
+    pub remembered: Remembered,
     /// What was tried and works, in words.
     pub proved: Vec<&'static str>,
     /// What a person should be told.
@@ -100,7 +100,7 @@ pub async fn test_key(
         root,
         verify,
         domain: access.writer.map(|writer| writer.domain),
-        roster: access.roster.number,
+        remembered: opened.remembered,
         proved,
         warnings: opened.warnings,
     })
@@ -126,7 +126,7 @@ mod tests {
             KeyFile::Owner(repository.owner.clone()),
         ] {
             let report = test_key(&repository.store, &key, None).await.expect("it opens");
-            assert_eq!((report.role, report.roster), (key.role(), 1));
+            assert_eq!((report.role, report.remembered.roster), (key.role(), 1));
             assert!(!report.proved.is_empty() && report.warnings.is_empty());
             let error = test_key(&other.store, &key, None).await.expect_err("another repository");
             assert_eq!(error.kind(), RepoErrorKind::Key, "{error}");

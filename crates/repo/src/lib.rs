@@ -70,6 +70,8 @@ mod scan;
 #[cfg(test)]
 mod hand;
 #[cfg(test)]
+mod interrupted;
+#[cfg(test)]
 mod tiny;
 
 #[cfg(any(test, feature = "testing"))]

@@ -76,12 +76,12 @@ impl Owner<'_> {
         Ok((grant, changed))
     }
 
-    /// Takes a writer off the roster. `heads` are the newest roots of its chains: they and what
-    /// they lead back to stay, everything else that it signs is refused from now on.
+    /// Takes a writer off the roster. `roots` are all its root objects: they stay, everything else that
+    /// it signs is refused from now on.
     ///
     /// # Errors
     /// [`RepoError::Usage`] where the roster does not know the writer.
-    pub async fn remove_writer(&self, verify: VerifyKey, heads: &[ObjectHash]) -> Result<Changed, RepoError> {
+    pub async fn remove_writer(&self, verify: VerifyKey, roots: &[ObjectHash]) -> Result<Changed, RepoError> {
         self.change(|draft| {
             let roster = &mut draft.roster;
             let Some(at) = roster.writers.iter().position(|writer| writer.verify == verify) else {
@@ -89,7 +89,7 @@ impl Owner<'_> {
                 return if removed { Ok(Applied::Already) } else { Err(unknown("writer")) };
             };
             let domain = roster.writers.remove(at).domain;
-            roster.removed.push(RemovedWriter { verify, domain, heads: heads.to_vec() });
+            roster.removed.push(RemovedWriter { verify, domain, roots: roots.to_vec() });
             Ok(Applied::Changed)
         })
         .await

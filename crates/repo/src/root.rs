@@ -190,7 +190,7 @@ pub struct Root {
     pub writer: VerifyKey,
     /// The writer's domain.
     pub domain: DomainId,
-    /// False where the writer was removed since: the root counts only if it is one of the heads
+    /// False where the writer was removed since: the root counts only if it is one of those
     /// known then, or before them.
     pub writer_stands: bool,
     /// Part A.

@@ -75,8 +75,9 @@ pub struct RemovedWriter {
     pub verify: VerifyKey,
     /// Its domain.
     pub domain: DomainId,
-    /// Newest roots of its chains when it was removed; later ones are refused.
-    pub heads: Vec<ObjectHash>,
+    /// Its root objects when it was removed; others are refused. All of them, since a prune may take
+    /// any out of the chain later.
+    pub roots: Vec<ObjectHash>,
 }
 
 /// The name of a numbered object: `roster/00000001-<hash>`.
@@ -192,7 +193,7 @@ impl Roster {
                 out.map(|map| {
                     map.field(0).bytes(writer.verify.0);
                     map.field(1).bytes(writer.domain.0);
-                    map.field(2).list(writer.heads.iter(), |out, head| out.bytes(head.bytes()));
+                    map.field(2).list(writer.roots.iter(), |out, root| out.bytes(root.bytes()));
                 })
             });
             map.field(10).bytes(self.keyring.bytes());
@@ -263,7 +264,7 @@ impl KeyringCopy {
 pub enum Signer {
     /// A writer of the domain.
     Writer,
-    /// A writer that was taken off the roster: its roots hold up to the heads that the roster
+    /// A writer that was taken off the roster: those of its roots hold that the roster
     /// names; nobody deduplicates against its indexes.
     RemovedWriter,
     /// A maintainer.
@@ -333,17 +334,17 @@ fn read_writer(parse: &mut Parse<'_>) -> Result<RosterWriter, ObjectError> {
 }
 
 fn read_removed(parse: &mut Parse<'_>) -> Result<RemovedWriter, ObjectError> {
-    let (mut verify, mut domain, mut heads) = (None, None, Vec::new());
+    let (mut verify, mut domain, mut roots) = (None, None, Vec::new());
     parse.map(|key, value| {
         match key {
             0 => verify = Some(VerifyKey(value.fixed()?)),
             1 => domain = Some(DomainId(value.fixed()?)),
-            2 => heads = value.list(|head| head.fixed().map(ObjectHash::from))?,
+            2 => roots = value.list(|root| root.fixed().map(ObjectHash::from))?,
             _ => value.skip()?,
         }
         Ok(())
     })?;
-    Ok(RemovedWriter { verify: required(verify, "verify key")?, domain: required(domain, "domain")?, heads })
+    Ok(RemovedWriter { verify: required(verify, "verify key")?, domain: required(domain, "domain")?, roots })
 }
 
 #[cfg(test)]
@@ -380,7 +381,7 @@ mod tests {
             removed: vec![RemovedWriter {
                 verify: verify(4),
                 domain: DomainId([4; 16]),
-                heads: vec![ObjectHash::from([6; 32])],
+                roots: vec![ObjectHash::from([6; 32])],
             }],
             keyring: ObjectHash::from([9; 32]),
         }

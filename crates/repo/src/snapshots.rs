@@ -167,7 +167,7 @@ pub(crate) async fn list(
     let grace_seconds = access.roster.grace_seconds;
     out.snapshots = found.into_iter().map(|(root, at)| verdicts.apply(root, at, grace_seconds)).collect();
     out.snapshots.sort_by_key(|info| (info.dated(), info.header.sequence, info.id));
-    out.findings = chain::examine(&out, &verdicts, remembered);
+    out.findings = chain::examine(&out, &verdicts, remembered, &access.roster);
     Ok(out)
 }
 
@@ -182,13 +182,13 @@ fn slim(mut root: Root) -> Root {
     root
 }
 
-/// Of a removed writer only the heads that were known then count, and what is before them.
+/// Of a removed writer only the roots count that were known when it was removed, and what is before them.
 fn refuse_after_removal(access: &Access, found: &mut Vec<(Root, Timestamp)>, refused: &mut Vec<Refused>) {
     let previous: HashMap<ObjectHash, Option<ObjectHash>> =
         found.iter().map(|(root, _)| (ObjectHash(root.id.0), root.header.previous)).collect();
     let mut known: BTreeSet<ObjectHash> = BTreeSet::new();
-    for head in access.roster.removed.iter().flat_map(|writer| &writer.heads) {
-        let mut next = Some(*head);
+    for root in access.roster.removed.iter().flat_map(|writer| &writer.roots) {
+        let mut next = Some(*root);
         while let Some(hash) = next.filter(|hash| !known.contains(hash)) {
             next = previous.get(&hash).copied().flatten();
             known.insert(hash);

@@ -4,19 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures::StreamExt;
+use lifeboat_engine::Host;
 use lifeboat_engine::datastore::source_of;
+use lifeboat_engine::repository::remembered;
 use lifeboat_model::config::{RepositoryConfig, Role};
-use lifeboat_model::flow::RunContext;
 use lifeboat_model::retention::TOLERANCE;
 use lifeboat_model::target::{Finding, Verdict};
 use lifeboat_repo::format::Format;
-use lifeboat_repo::key_test::test_key;
 use lifeboat_repo::keyfile::KeyFile;
 use lifeboat_repo::{Keys, RepoError, open_access};
 use lifeboat_store::{Immutability, Store};
 use serde::Serialize;
 
-use super::key::open_store;
+use super::key::{open_store, test_here};
 use crate::config::Loaded;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -35,7 +35,7 @@ struct Found {
 pub(crate) async fn run(session: &Session) -> Result<Exit, Failure> {
     let loaded = session.load()?;
     let running = session.begin(loaded.config.clone(), Asker::default())?;
-    let mut doctor = Doctor { session, loaded: &loaded, run: &running.context, found: Vec::new() };
+    let mut doctor = Doctor { session, loaded: &loaded, host: running.host(), found: Vec::new() };
     doctor.configuration();
     for repository in loaded.config.repositories.values() {
         doctor.repository(repository).await;
@@ -70,7 +70,7 @@ fn table(found: &[Found]) -> String {
 struct Doctor<'a> {
     session: &'a Session,
     loaded: &'a Loaded,
-    run: &'a RunContext,
+    host: Host<'a>,
     found: Vec<Found>,
 }
 
@@ -214,7 +214,7 @@ impl Doctor<'_> {
                 return false;
             }
         };
-        let tested = match test_key(store, &key, None).await {
+        let tested = match test_here(Some(&self.host), store, &key).await {
             Ok(tested) => tested,
             Err(error) => {
                 self.failed(about, &error.into());
@@ -251,7 +251,8 @@ impl Doctor<'_> {
             KeyFile::Owner(key) => keys.identity = Some(key.identity),
             KeyFile::Pending(_) => return,
         }
-        let roster = match open_access(store, &keys, None).await {
+        let before = keys.home().ok().and_then(|(repository, _)| remembered(&self.host, repository));
+        let roster = match open_access(store, &keys, before.as_ref()).await {
             Ok(opened) => opened.access.roster,
             Err(error) => return self.failed(about, &error.into()),
         };
@@ -270,7 +271,7 @@ impl Doctor<'_> {
         for source in self.loaded.config.sources.values() {
             let about = format!("source {}", source.name);
             let found = match source_of(source) {
-                Ok(datastore) => datastore.doctor(self.run).await,
+                Ok(datastore) => datastore.doctor(self.host.run).await,
                 Err(error) => Err(error),
             };
             match found {

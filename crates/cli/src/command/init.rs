@@ -6,16 +6,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use lifeboat_engine::Host;
 use lifeboat_model::config::{RepositoryConfig, Role, StackConfig};
 use lifeboat_repo::format::Format;
 use lifeboat_repo::join::{Grant, accept_grant};
-use lifeboat_repo::key_test::test_key;
 use lifeboat_repo::keyfile::{KeyFile, MaintainerKey, OwnerKey, WriterKey};
 use lifeboat_repo::{CreateOptions, Creation, Passphrase, RepoError};
 use lifeboat_store::{Store, StoreErrorKind};
 use serde::Serialize;
 
-use super::key::{create_store, decode_grant, key_parent, read_key, write_request};
+use super::key::{create_store, decode_grant, key_parent, read_key, test_here, write_request};
 use crate::args::InitArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -47,10 +47,11 @@ pub(crate) async fn run(session: &Session, args: InitArgs) -> Result<Exit, Failu
         return Err(Failure::usage("--identity and --grant are for one repository").hint("add --repository NAME"));
     }
     let passphrase = new_passphrase(&args.protect)?;
+    let running = session.begin(loaded.config.clone(), Asker::default())?;
     let mut made = Vec::new();
     for repository in chosen {
-        let init =
-            Init { session, config: &loaded.config, repository, args: &args, passphrase: &passphrase, grace_seconds };
+        let (host, args, passphrase) = (running.host(), &args, &passphrase);
+        let init = Init { session, host, config: &loaded.config, repository, args, passphrase, grace_seconds };
         init.run(&mut made).await?;
     }
     if session.json() {
@@ -78,6 +79,7 @@ pub(crate) fn chosen<'a>(config: &'a StackConfig, name: Option<&str>) -> Result<
 
 struct Init<'a> {
     session: &'a Session,
+    host: Host<'a>,
     config: &'a StackConfig,
     repository: &'a RepositoryConfig,
     args: &'a InitArgs,
@@ -171,7 +173,7 @@ impl Init<'_> {
                 place: self.repository.url.to_string(),
             },
         );
-        test_key(store, &KeyFile::Owner(creation.owner.clone()), None).await?;
+        test_here(Some(&self.host), store, &KeyFile::Owner(creation.owner.clone())).await?;
         self.tell_owner(&identity, &creation.owner)
     }
 
@@ -250,7 +252,7 @@ impl Init<'_> {
                     self.note(made, what, "waits for its grant", path.display().to_string());
                     continue;
                 }
-                test_key(store, &key, None).await?;
+                test_here(Some(&self.host), store, &key).await?;
                 self.note(made, what, "there already", path.display().to_string());
             } else if what == "writer" {
                 let request = write_request(self.session, store, self.config, path, None).await?;

@@ -3,17 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lifeboat_engine::JobError;
+use lifeboat_engine::repository::{remember, remembered};
+use lifeboat_engine::{Host, JobError};
+use lifeboat_model::ObjectHash;
 use lifeboat_model::config::{RepositoryConfig, StackConfig};
-use lifeboat_model::{Digest, ObjectHash};
 use lifeboat_repo::crypt::VerifyKey;
 use lifeboat_repo::export::export_secrets;
 use lifeboat_repo::join::{Grant, Request, Scope, accept_grant, request_writer};
-use lifeboat_repo::key_test::test_key;
+use lifeboat_repo::key_test::{KeyReport, test_key};
 use lifeboat_repo::keyfile::{IdentityKey, KeyFile, KeyFileError, MaintainerKey, OwnerKey};
 use lifeboat_repo::owner::{DomainChoice, REMOVED_READER_NOTICE};
-use lifeboat_repo::roster::Roster;
-use lifeboat_repo::{Changed, Keys, Owner, RepoError, open_access};
+use lifeboat_repo::{Access, Changed, Keys, Owner, Remembered, RepoError, Repository, open_access};
 use lifeboat_store::Store;
 use lifeboat_wire::fs::{Existing, create_dir_durable, write_durable};
 use serde::Serialize;
@@ -21,7 +21,7 @@ use serde::Serialize;
 use super::init::chosen;
 use crate::args::{
     IdentityArgs, KeyAcceptArgs, KeyAddArgs, KeyCommand, KeyExportArgs, KeyGenerateArgs, KeyRemoveArgs, KeyRole,
-    KeyTestArgs,
+    KeyTestArgs, MemoryArgs,
 };
 use crate::confirm::confirm;
 use crate::exit::Exit;
@@ -36,7 +36,7 @@ pub(crate) async fn run(session: &Session, which: KeyCommand) -> Result<Exit, Fa
     {
         let store = lifeboat_store::url::open_store(url)
             .map_err(|source| JobError::Store { repository: url.clone(), source })?;
-        return test(session, &store, url, args).await;
+        return test(session, &store, url, args, None).await;
     }
     let loaded = session.load()?;
     let config = &loaded.config;
@@ -48,7 +48,8 @@ pub(crate) async fn run(session: &Session, which: KeyCommand) -> Result<Exit, Fa
         KeyCommand::Accept(args) => accept(session, config, &args),
         KeyCommand::Test(args) => {
             let repository = one(config, args.repository.as_deref())?;
-            test(session, &open_store(repository)?, &repository.name, &args).await
+            let running = session.begin(config.clone(), Asker::default())?;
+            test(session, &open_store(repository)?, &repository.name, &args, Some(&running.host())).await
         }
     }
 }
@@ -98,9 +99,12 @@ async fn generate(session: &Session, config: &StackConfig, args: KeyGenerateArgs
             };
             let key = owner_key(repository, &identity)?;
             let (home, root) = (key.identity.repository, key.identity.root);
-            let owner = owner(session, &store, &key);
+            let running = session.begin(config.clone(), Asker::default())?;
+            let owners = Owners::new(session, running.host(), &store, &key, args.memory);
+            let owner = owners.owner();
+            owners.access().await?;
             // The file first: a key on the roster that nobody has would be of no use.
-            if args.role == KeyRole::Maintainer {
+            let made = if args.role == KeyRole::Maintainer {
                 let made = MaintainerKey::random(home, root);
                 KeyFile::Maintainer(made.clone()).write_new(&out, None)?;
                 (made.roster_key().verify, owner.add_maintainer(&made.roster_key()).await?)
@@ -109,10 +113,11 @@ async fn generate(session: &Session, config: &StackConfig, args: KeyGenerateArgs
                 let passphrase = new_passphrase(&args.protect)?;
                 KeyFile::Identity(made.clone()).write_new(&out, passphrase.as_ref())?;
                 (made.roster_key().verify, owner.add_identity(&made.roster_key()).await?)
-            }
+            };
+            owners.changed(&made.1);
+            made
         }
     };
-    warn(session, &changed);
     tell(
         session,
         &Told {
@@ -135,7 +140,9 @@ async fn export(session: &Session, config: &StackConfig, args: KeyExportArgs) ->
         lifeboat_repo::recovery_sheet::print(&owner, &repository.url.to_string(), session.talk.clock.now())
     } else {
         let identity = key.into_identity().map_err(at(&path))?;
-        export_secrets(&open_store(repository)?, &identity, None).await?
+        let running = session.begin(config.clone(), Asker::default())?;
+        let before = remembered(&running.host(), identity.repository);
+        export_secrets(&open_store(repository)?, &identity, before.as_ref()).await?
     };
     session.talk.warn("what follows are secrets: print it or put it into a safe, do not keep it on this machine");
     output::text(&text)?;
@@ -160,18 +167,19 @@ async fn add(session: &Session, config: &StackConfig, args: KeyAddArgs) -> Resul
         request.wish.stack,
         request.fingerprint()
     ));
+    let running = session.begin(config.clone(), Asker::default())?;
+    let owners = Owners::new(session, running.host(), &store, &key, args.memory);
     let domain = match &args.domain {
         Some(prefix) => {
-            let roster = roster(&store, &key).await?;
+            let roster = owners.access().await?.roster;
             let writer = roster.writers.iter().filter(|writer| id(writer.verify).starts_with(prefix.as_str()));
             DomainChoice::Join(only(writer, prefix)?.domain)
         }
         None => DomainChoice::New,
     };
     confirm("Add it?", args.yes)?;
-    let (grant, changed) =
-        owner(session, &store, &key).add_writer(&request, domain, std::slice::from_ref(&request.wish)).await?;
-    warn(session, &changed);
+    let (grant, changed) = owners.owner().add_writer(&request, domain, std::slice::from_ref(&request.wish)).await?;
+    owners.changed(&changed);
     let path = args.grant.unwrap_or_else(|| beside(&args.request, "grant"));
     write_text(&path, &grant.encode())?;
     tell(
@@ -193,7 +201,10 @@ async fn remove(session: &Session, config: &StackConfig, args: KeyRemoveArgs) ->
     let repository = one(config, args.repository.as_deref())?;
     let store = open_store(repository)?;
     let key = owner_key(repository, &args.owner)?;
-    let roster = roster(&store, &key).await?;
+    let running = session.begin(config.clone(), Asker::default())?;
+    let owners = Owners::new(session, running.host(), &store, &key, args.memory);
+    let access = owners.access().await?;
+    let roster = &access.roster;
     let all = roster
         .writers
         .iter()
@@ -209,44 +220,25 @@ async fn remove(session: &Session, config: &StackConfig, args: KeyRemoveArgs) ->
     }
     session.talk.note(&format!("takes the {role} {} off the roster\n  {}", id(verify), notes[0]));
     confirm("Remove it?", args.yes)?;
-    let owner = owner(session, &store, &key);
+    let owner = owners.owner();
     let changed = match role {
         "writer" => {
-            let heads = heads(session, config, repository, verify, &args.owner).await?;
-            owner.remove_writer(verify, &heads).await?
+            let opened = Repository::open(Arc::clone(&store), access, &running.context.scratch).await?;
+            owner.remove_writer(verify, &roots(&opened, verify).await?).await?
         }
         "maintainer" => owner.remove_maintainer(verify).await?,
         _ => owner.remove_identity(verify).await?,
     };
-    warn(session, &changed);
+    owners.changed(&changed);
     notes.push(format!("roster {}", changed.roster.number));
     tell(session, &Told { role, key: id(verify), repository: repository.name.clone(), file: None, notes })
 }
 
-/// The newest roots of a writer's chains.
-async fn heads(
-    session: &Session,
-    config: &StackConfig,
-    repository: &RepositoryConfig,
-    writer: VerifyKey,
-    owner: &IdentityArgs,
-) -> Result<Vec<ObjectHash>, Failure> {
-    let mut config = config.clone();
-    if let Some(mine) = config.repositories.get_mut(&repository.name) {
-        mine.identity_file = Some(identity_path(repository, owner)?);
-    }
-    let running = session.begin(config, Asker::new(owner.passphrase_file.as_ref())?)?;
-    let listings = running.done(lifeboat_engine::listing::snapshots(&running.host(), Some(&repository.name)).await)?;
-    let mut newest: std::collections::BTreeMap<Digest, (u64, ObjectHash)> = std::collections::BTreeMap::new();
-    for summary in listings.iter().flat_map(|listing| &listing.snapshots) {
-        if summary.writer == hex::encode(writer.0) {
-            let head = newest.entry(summary.source_tag).or_insert((summary.sequence, ObjectHash(summary.id.0)));
-            if summary.sequence >= head.0 {
-                *head = (summary.sequence, ObjectHash(summary.id.0));
-            }
-        }
-    }
-    Ok(newest.into_values().map(|(_, root)| root).collect())
+/// All roots of a writer, forgotten ones among them: a chain that a prune thinned out later must not
+/// cut off what is before.
+async fn roots(repository: &Repository, writer: VerifyKey) -> Result<Vec<ObjectHash>, Failure> {
+    let list = repository.snapshots(&[]).await?;
+    Ok(list.snapshots.iter().filter(|info| info.writer == writer).map(|info| ObjectHash(info.id.0)).collect())
 }
 
 fn accept(session: &Session, config: &StackConfig, args: &KeyAcceptArgs) -> Result<Exit, Failure> {
@@ -268,9 +260,15 @@ fn accept(session: &Session, config: &StackConfig, args: &KeyAcceptArgs) -> Resu
     )
 }
 
-async fn test(session: &Session, store: &Arc<dyn Store>, name: &str, args: &KeyTestArgs) -> Result<Exit, Failure> {
+async fn test(
+    session: &Session,
+    store: &Arc<dyn Store>,
+    name: &str,
+    args: &KeyTestArgs,
+    host: Option<&Host<'_>>,
+) -> Result<Exit, Failure> {
     let key = read_key(&args.file, &Asker::new(args.passphrase_file.as_ref())?)?;
-    let report = test_key(store, &key, None).await?;
+    let report = test_here(host, store, &key).await?;
     for warning in &report.warnings {
         session.talk.warn(&warning.to_string());
     }
@@ -349,13 +347,66 @@ fn owner_key(repository: &RepositoryConfig, args: &IdentityArgs) -> Result<Owner
     Ok(read_key(&path, &Asker::new(args.passphrase_file.as_ref())?)?.into_owner().map_err(at(&path))?)
 }
 
-fn owner<'a>(session: &Session, store: &'a Arc<dyn Store>, key: &'a OwnerKey) -> Owner<'a> {
-    Owner { store, key, remembered: None, now: session.talk.clock.now(), exported: None }
+/// Tests a key against the store and against what this machine remembers of it.
+pub(crate) async fn test_here(
+    host: Option<&Host<'_>>,
+    store: &Arc<dyn Store>,
+    key: &KeyFile,
+) -> Result<KeyReport, RepoError> {
+    let before = host.and_then(|host| remembered(host, key.home().0));
+    let report = test_key(store, key, before.as_ref()).await?;
+    if let Some(host) = host {
+        remember(host, &report.remembered);
+    }
+    Ok(report)
 }
 
-async fn roster(store: &Arc<dyn Store>, key: &OwnerKey) -> Result<Roster, Failure> {
-    let keys = Keys { identity: Some(key.identity.clone()), ..Keys::default() };
-    Ok(open_access(store, &keys, None).await?.access.roster)
+/// The owner at work, with what this machine remembers of the repository.
+struct Owners<'a> {
+    session: &'a Session,
+    host: Host<'a>,
+    store: &'a Arc<dyn Store>,
+    key: &'a OwnerKey,
+    before: Option<Remembered>,
+    memory: MemoryArgs,
+}
+
+impl<'a> Owners<'a> {
+    fn new(
+        session: &'a Session,
+        host: Host<'a>,
+        store: &'a Arc<dyn Store>,
+        key: &'a OwnerKey,
+        memory: MemoryArgs,
+    ) -> Self {
+        let before = remembered(&host, key.identity.repository);
+        Self { session, host, store, key, before, memory }
+    }
+
+    fn owner(&self) -> Owner<'_> {
+        Owner {
+            store: self.store,
+            key: self.key,
+            remembered: self.before.as_ref(),
+            forget_roster: self.memory.forget_remembered_roster,
+            now: self.session.talk.clock.now(),
+            exported: None,
+        }
+    }
+
+    async fn access(&self) -> Result<Access, Failure> {
+        let keys = Keys { identity: Some(self.key.identity.clone()), ..Keys::default() };
+        let before = self.before.as_ref().filter(|_| !self.memory.forget_remembered_roster);
+        Ok(open_access(self.store, &keys, before).await?.access)
+    }
+
+    /// Tells and remembers the new roster.
+    fn changed(&self, changed: &Changed) {
+        for warning in &changed.warnings {
+            self.session.talk.warn(&warning.to_string());
+        }
+        remember(&self.host, &changed.remembered);
+    }
 }
 
 /// The one key that a prefix names.
@@ -369,12 +420,6 @@ fn only<T>(found: impl Iterator<Item = T>, prefix: &str) -> Result<T, Failure> {
         (Some(_), false) => Err(Failure::usage(format!("several keys begin with {prefix}")).hint("give more digits")),
         (None, _) => Err(Failure::usage(format!("no key on the roster begins with {prefix}"))
             .hint("`lifeboat doctor` lists the keys of the roster")),
-    }
-}
-
-fn warn(session: &Session, changed: &Changed) {
-    for warning in &changed.warnings {
-        session.talk.warn(&warning.to_string());
     }
 }
 

@@ -6,7 +6,7 @@ use lifeboat_engine::forget::{ForgetReport, ForgetRequest};
 use lifeboat_engine::snapshot::Word;
 use lifeboat_engine::upkeep::{CheckReport, PruneReport};
 
-use crate::args::{CheckArgs, ForgetArgs, HoldArgs, PruneArgs};
+use crate::args::{CheckArgs, ForgetArgs, HoldArgs, IdentityArgs, PruneArgs};
 use crate::confirm::confirm;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -36,6 +36,12 @@ pub(crate) async fn check(session: &Session, args: CheckArgs) -> Result<Exit, Fa
         }
     }
     let code = reports.iter().map(CheckReport::exit_code).max().unwrap_or_default();
+    if code != 0 {
+        session.talk.note(
+            "hint: put back from a copy of the store what is damaged or missing; what is not named restores, and other \
+             snapshots may be whole",
+        );
+    }
     Ok(Exit::from_code(code))
 }
 
@@ -138,7 +144,11 @@ pub(crate) async fn hold(session: &Session, args: HoldArgs) -> Result<Exit, Fail
 }
 
 pub(crate) async fn prune(session: &Session, args: PruneArgs) -> Result<Exit, Failure> {
-    let running = session.host()?;
+    let identity = IdentityArgs { identity: args.identity.clone(), passphrase_file: args.passphrase_file.clone() };
+    let mut running = session.host_with(&identity)?;
+    if args.identity.is_some() {
+        running.config.repositories.values_mut().for_each(|repository| repository.maintainer_key_file = None);
+    }
     if !args.dry_run && !args.yes {
         let plans = lifeboat_engine::upkeep::prune(&running.host(), args.from.as_deref(), true).await;
         let plans = running.done(plans)?;
@@ -176,6 +186,9 @@ fn pruned(report: &PruneReport) -> String {
     )];
     if let Some(when) = &report.can_go_at {
         lines.push(format!("  what is marked may go after {when}"));
+    }
+    if report.indexed_packs > 0 {
+        lines.push(format!("  indexed {} packs again that no index named", report.indexed_packs));
     }
     lines.extend(report.waits.iter().map(|why| format!("  waits: {why}")));
     lines.join("\n")

@@ -479,15 +479,32 @@ fn a_store_that_was_set_back_is_told_by_whoever_remembers() {
     // The same with a roster.
     let (key, identity) = (world.text("more.key"), world.text("keys/identity.key"));
     world.run(&["key", "generate", "maintainer", "--out", &key, "--identity", &identity]).expect(0);
-    world.run(&["snapshots"]).expect(0);
     let second = world.of("roster/").into_iter().find(|name| name.starts_with("roster/00000002")).unwrap();
     fs::remove_file(world.path("store").join(second)).unwrap();
     let stored = describe(&world.path("store"));
-    for args in [vec!["backup"], vec!["check"], vec!["forget", "--yes"]] {
-        let refused = world.run(&args).expect(1);
-        assert!(refused.stderr.contains("roster"), "{args:?}: {}", refused.stderr);
+    let third = world.text("third.key");
+    let generate = ["key", "generate", "maintainer", "--out", &third, "--identity", &identity];
+    for args in [
+        &["backup"][..],
+        &["check"],
+        &["forget", "--yes"],
+        &["init"],
+        &["key", "test", &identity],
+        &["key", "export"],
+        &["key", "remove", "123456", "--identity", &identity, "--yes"],
+        &generate,
+    ] {
+        let refused = world.run(args).expect(1);
+        assert!(refused.stderr.contains("roster 2 was seen before"), "{args:?}: {}", refused.stderr);
     }
+    let looked = world.run(&["doctor"]).expect(1);
+    assert!(looked.stdout.contains("roster 2 was seen before"), "{}", looked.stdout);
     assert_eq!(describe(&world.path("store")), stored);
+    // The owner may go on from what is there, and nobody who remembers more refuses then.
+    assert!(!Path::new(&third).exists(), "nothing was made in vain");
+    world.run(&[&generate[..], &["--forget-remembered-roster"]].concat()).expect(0);
+    world.run(&["backup", "--label", "fourth"]).expect(0);
+    assert!(world.of("roster/").iter().any(|name| name.starts_with("roster/00000003")), "{:?}", world.of("roster/"));
 }
 
 #[test]

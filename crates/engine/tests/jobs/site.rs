@@ -124,7 +124,8 @@ impl Site {
         let scope = Scope { stack: stack(name), sources: Vec::new() };
         let (pending, request) = request_writer(&store, name, scope.clone()).await.expect("a request");
         let now = self.run.clock.now();
-        let owner = Owner { store: &store, key: &self.owner, remembered: None, now, exported: None };
+        let owner =
+            Owner { store: &store, key: &self.owner, remembered: None, forget_roster: false, now, exported: None };
         let (grant, _) = owner.add_writer(&request, DomainChoice::New, &[scope]).await.expect("a grant");
         let dir = tempfile::tempdir().expect("a directory");
         let keys = dir.path().join("keys");

@@ -15,8 +15,9 @@ use crate::object::{ObjectError, ObjectType, verify};
 use crate::remember::RememberedHead;
 use crate::repository::Repository;
 use crate::root::{self, Root};
-use crate::roster::{KeyringCopy, Roster, parse_numbered_key};
+use crate::roster::{KeyringCopy, Roster, numbered_key, parse_numbered_key};
 use crate::small::{Deleting, Forget, Hold, Mark, Quarantine, Renewal, Run, Small, Void};
+use crate::snapshots::Trouble;
 
 /// `format`, rosters and both copies of the keyrings.
 pub(super) async fn keys(repository: &Repository, report: &mut CheckReport) -> Result<(), RepoError> {
@@ -79,12 +80,12 @@ async fn numbered(
 async fn rosters(repository: &Repository, root: VerifyKey, report: &mut CheckReport) -> Result<(), RepoError> {
     let prefix = ObjectType::Roster.prefix();
     let listed = inventory::list(repository.store(), prefix).await?;
-    let names: BTreeSet<_> = listed.iter().filter_map(|o| parse_numbered_key(prefix, &o.key)).collect();
+    let names: BTreeSet<_> = listed.iter().filter_map(|o| parse_numbered_key(prefix, &o.key)).map(|n| n.1).collect();
     for object in &listed {
         let Some((number, _, bytes)) = numbered(repository, prefix, &object.key, report).await? else { continue };
         match Roster::open(repository.access().repository, &bytes) {
             Ok((signer, roster)) if signer == root && roster.number == number => {
-                if let Some(previous) = roster.previous.filter(|p| !names.contains(&(number.saturating_sub(1), *p))) {
+                if let Some(previous) = roster.previous.filter(|previous| !names.contains(previous)) {
                     let what = format!("the roster before it, {previous}, is gone");
                     report.problem(ProblemKind::Chain, &object.key, what);
                 }
@@ -196,7 +197,13 @@ pub(super) async fn roots(
         }
     }
     for finding in &list.findings {
-        report.problem(ProblemKind::Chain, format!("chain of writer {}", finding.writer), finding);
+        match finding.trouble {
+            Trouble::NewerRoster { cited: (number, hash), .. } => {
+                let roster = numbered_key(ObjectType::Roster.prefix(), number, hash);
+                report.problem(ProblemKind::Missing, roster, finding);
+            }
+            _ => report.problem(ProblemKind::Chain, format!("chain of writer {}", finding.writer), finding),
+        }
     }
     report.snapshots = roots.len() as u64;
     Ok(roots)

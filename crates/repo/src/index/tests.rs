@@ -155,7 +155,7 @@ async fn a_removed_writers_index_serves_readers_only() {
     hand.put_index(&[&hand.pack(PackKind::Data, &chunks(0, 10))]).await;
     let mut access = hand.test.all.clone();
     let writer = access.roster.writers.remove(0);
-    let removed = crate::roster::RemovedWriter { verify: writer.verify, domain: writer.domain, heads: Vec::new() };
+    let removed = crate::roster::RemovedWriter { verify: writer.verify, domain: writer.domain, roots: Vec::new() };
     access.roster.removed.push(removed);
     let set = IndexSet::open(Arc::new(access), hand.cache.path()).expect("opened");
     set.refresh(&hand.store).await.expect("refreshed");

@@ -66,6 +66,7 @@ fn owner(repository: &TestRepository) -> Owner<'_> {
         store: &repository.store,
         key: &repository.owner,
         remembered: None,
+        forget_roster: false,
         now: TestRepository::start(),
         exported: None,
     }

@@ -1,35 +1,33 @@
 //! Letting hosts in and out, alone and with another owner at work at the same time.
 
-use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use futures::future::BoxFuture;
-use futures::stream::BoxStream;
 use lifeboat_model::{SourceName, StackName};
 use lifeboat_store::memory::MemoryStore;
-use lifeboat_store::{Capabilities, Key, ObjectMeta, PutMode, Store, StoreError};
-use tokio::sync::Barrier;
+use lifeboat_store::{Key, PutMode, Store};
 
 use super::*;
 use crate::access::Access;
 use crate::error::RepoErrorKind;
 use crate::export::{decode_secrets, export_secrets};
+use crate::interrupted::Interrupted;
 use crate::join::{accept_grant, request_writer};
 use crate::keyfile::{IdentityKey, KeyFile, KeyFileError, MaintainerKey, OwnerKey, PendingKey, WriterKey};
 use crate::newest::OpenWarning;
-use crate::object::ObjectType;
 use crate::open::{Keys, Opened, open_access};
 use crate::roster::KeyringCopy;
 use crate::testing::TestRepository;
+
+/// Where another owner comes between.
+const ROSTERS: &str = "roster/";
 
 async fn repository() -> TestRepository {
     TestRepository::create(Arc::new(MemoryStore::default())).await
 }
 
 fn owner_in<'a>(store: &'a Arc<dyn Store>, key: &'a OwnerKey) -> Owner<'a> {
-    Owner { store, key, remembered: None, now: TestRepository::start(), exported: None }
+    Owner { store, key, remembered: None, forget_roster: false, now: TestRepository::start(), exported: None }
 }
 
 fn owner(repository: &TestRepository) -> Owner<'_> {
@@ -140,12 +138,12 @@ async fn grants_and_requests_of_others_are_refused() {
 }
 
 #[tokio::test]
-async fn a_removed_writer_is_told_so_and_its_heads_are_recorded() {
+async fn a_removed_writer_is_told_so_and_its_roots_are_recorded() {
     let repository = repository().await;
     let verify = repository.writer_key.sign.verify_key();
     let head = ObjectHash::from([7; 32]);
     let changed = owner(&repository).remove_writer(verify, &[head]).await.expect("removed");
-    assert_eq!(changed.roster.removed[0].heads, [head]);
+    assert_eq!(changed.roster.removed[0].roots, [head]);
     let error = open(&repository.store, writer(repository.writer_key.clone())).await.expect_err("refused");
     assert_eq!(error.kind(), RepoErrorKind::Key);
     assert!(error.to_string().contains("removed from the roster"), "{error}");
@@ -232,66 +230,6 @@ async fn a_keyring_that_lacks_a_secret_is_never_written_over_a_fuller_one() {
     assert!(error.to_string().contains("newest epoch"), "{error}");
 }
 
-/// A store that lets something else happen right before its client's first put of a roster.
-struct Interrupted {
-    inner: Arc<dyn Store>,
-    before: Mutex<Option<BoxFuture<'static, ()>>>,
-}
-
-impl Interrupted {
-    fn by(inner: &Arc<dyn Store>, before: impl Future<Output = ()> + Send + 'static) -> Arc<dyn Store> {
-        Arc::new(Self { inner: Arc::clone(inner), before: Mutex::new(Some(Box::pin(before))) })
-    }
-
-    /// Two clients who meet there: both have read the same roster, and neither sees the other's.
-    fn pair(inner: &Arc<dyn Store>) -> [Arc<dyn Store>; 2] {
-        let barrier = Arc::new(Barrier::new(2));
-        [(); 2].map(|()| {
-            let barrier = Arc::clone(&barrier);
-            Self::by(inner, async move {
-                barrier.wait().await;
-            })
-        })
-    }
-}
-
-impl std::fmt::Debug for Interrupted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}", self.inner)
-    }
-}
-
-impl std::fmt::Display for Interrupted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.inner)
-    }
-}
-
-#[async_trait]
-impl Store for Interrupted {
-    async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<(), StoreError> {
-        if key.as_str().starts_with(ObjectType::Roster.prefix()) {
-            let before = self.before.lock().expect("nobody panics with it").take();
-            if let Some(before) = before {
-                before.await;
-            }
-        }
-        self.inner.put(key, body, mode).await
-    }
-    async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
-        self.inner.get(key, range).await
-    }
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ObjectMeta, StoreError>> {
-        self.inner.list(prefix)
-    }
-    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
-        self.inner.delete(key).await
-    }
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
-    }
-}
-
 #[tokio::test]
 async fn an_owner_who_comes_late_does_not_undo_the_change_of_one_who_is_done() {
     // Which of two rosters has the lower hash is chance; twelve rounds see both cases.
@@ -302,7 +240,7 @@ async fn an_owner_who_comes_late_does_not_undo_the_change_of_one_who_is_done() {
         owner(&repository).add_identity(&lost.roster_key()).await.expect("added");
         let (store, key) = (Arc::clone(&repository.store), repository.owner.clone());
         let verify = repository.writer_key.sign.verify_key();
-        let late = Interrupted::by(&repository.store, async move {
+        let late = Interrupted::by(&repository.store, ROSTERS, async move {
             owner_in(&store, &key).remove_writer(verify, &[]).await.expect("removed");
         });
         owner_in(&late, &repository.owner).remove_identity(lost.roster_key().verify).await.expect("removed");
@@ -321,7 +259,7 @@ async fn a_secret_that_was_put_under_an_outrun_roster_is_kept() {
     let verify = lost.roster_key().verify;
     owner(&repository).add_identity(&lost.roster_key()).await.expect("added");
     let (store, key) = (Arc::clone(&repository.store), repository.owner.clone());
-    let late = Interrupted::by(&repository.store, async move {
+    let late = Interrupted::by(&repository.store, ROSTERS, async move {
         owner_in(&store, &key).remove_identity(verify).await.expect("removed");
         owner_in(&store, &key).set_grace(5).await.expect("changed");
     });
@@ -340,7 +278,7 @@ async fn two_owners_at_once_both_get_their_change_and_no_secret_is_lost() {
         let lost = IdentityKey::random(home.repository, home.root);
         owner(&repository).add_identity(&lost.roster_key()).await.expect("added");
         let (pending, asked) = request(&repository).await;
-        let [left, right] = Interrupted::pair(&repository.store);
+        let [left, right] = Interrupted::pair(&repository.store, ROSTERS);
         let (one, two) = (owner_in(&left, &repository.owner), owner_in(&right, &repository.owner));
         let scopes = [scope("second", &[])];
         let (added, removed) = tokio::join!(
@@ -367,7 +305,7 @@ async fn two_owners_who_do_the_same_at_once_both_succeed() {
         let home = &repository.owner.identity;
         let lost = IdentityKey::random(home.repository, home.root);
         owner(&repository).add_identity(&lost.roster_key()).await.expect("added");
-        let [left, right] = Interrupted::pair(&repository.store);
+        let [left, right] = Interrupted::pair(&repository.store, ROSTERS);
         let (one, two) = (owner_in(&left, &repository.owner), owner_in(&right, &repository.owner));
         let verify = lost.roster_key().verify;
         let (first, second) = tokio::join!(one.remove_identity(verify), two.remove_identity(verify));
@@ -427,5 +365,24 @@ async fn every_epoch_opens(repository: &TestRepository, reads: &Access) {
         let (_, roster) = Roster::open(repository.owner.identity.repository, &bytes).expect("a roster");
         let secret = reads.epochs.get(&roster.epoch.0).expect("a secret for the epoch's number");
         assert_eq!(secret.public(), roster.epoch.1, "and it is that epoch's own");
+    }
+}
+
+#[tokio::test]
+async fn an_owner_who_remembers_a_newer_roster_goes_on_only_when_told_to_and_then_outruns_it() {
+    let repository = repository().await;
+    let second = owner(&repository).set_grace(61).await.expect("changed");
+    let third = owner(&repository).set_grace(62).await.expect("changed");
+    let key = third.roster.key();
+    repository.store.put(&key, Bytes::from_static(b"rot"), PutMode::Replace).await.expect("damaged");
+    let remembering = Owner { remembered: Some(&third.remembered), ..owner(&repository) };
+    let refused = remembering.set_grace(63).await.expect_err("refused");
+    assert!(matches!(refused, RepoError::OlderRoster { remembered: 3, found: 2, .. }), "{refused}");
+    let told = Owner { forget_roster: true, ..remembering };
+    let changed = told.set_grace(63).await.expect("repaired");
+    assert_eq!((changed.roster.number, changed.roster.previous), (4, Some(second.roster.hash)));
+    for keys in [writer(repository.writer_key.clone()), maintainer(&repository.maintainer_key)] {
+        let opened = open_access(&repository.store, &keys, Some(&third.remembered)).await.expect("nobody refuses it");
+        assert_eq!((opened.access.roster.grace_seconds, opened.warnings), (63, vec![]));
     }
 }

@@ -86,7 +86,7 @@ async fn a_removed_writers_root_is_open_but_marked() {
     let mut access = hand.test.identity.clone();
     let writer = access.roster.writers.remove(0);
     assert!(matches!(decode(&access, id, &bytes), Err(ObjectError::Stranger(_))));
-    access.roster.removed.push(RemovedWriter { verify: writer.verify, domain: writer.domain, heads: Vec::new() });
+    access.roster.removed.push(RemovedWriter { verify: writer.verify, domain: writer.domain, roots: Vec::new() });
     assert!(!decode(&access, id, &bytes).expect("opened").writer_stands);
 }
 

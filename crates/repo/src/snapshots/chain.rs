@@ -1,5 +1,6 @@
 //! Whether the chains of roots are whole.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -9,8 +10,9 @@ use super::verdicts::Verdicts;
 use super::{SnapshotInfo, SnapshotList};
 use crate::crypt::VerifyKey;
 use crate::remember::RememberedHead;
+use crate::roster::Roster;
 
-/// Something is wrong with the chain of a writer and source.
+/// Something is wrong with the chain of a writer and source, or with what it tells of the rosters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChainFinding {
     /// Who signs the chain.
@@ -40,6 +42,15 @@ pub enum Trouble {
         /// The one that is gone.
         missing: ObjectHash,
     },
+    /// A root cites a newer roster than any that the store shows.
+    NewerRoster {
+        /// The root that is there.
+        root: SnapshotId,
+        /// Number and hash of the roster that it cites.
+        cited: (u32, ObjectHash),
+        /// The number of the newest that was seen.
+        newest: u32,
+    },
     /// Several roots have one place: the writer's key is used twice, or its state was set back.
     Fork {
         /// The place.
@@ -62,6 +73,13 @@ impl fmt::Display for ChainFinding {
             Trouble::Gap { after, missing } => {
                 write!(f, "the snapshot {after} follows roots/snapshot/{missing}, which is gone, and nobody forgot it")
             }
+            Trouble::NewerRoster { root, cited: (number, hash), newest } => {
+                write!(
+                    f,
+                    "roster/{number:08}-{hash} is cited by the snapshot {}, the newest roster that was seen is {newest}: rolled back or missing",
+                    root.short()
+                )
+            }
             Trouble::Fork { sequence, roots } => {
                 let roots: Vec<String> = roots.iter().map(|root| root.short()).collect();
                 write!(
@@ -74,14 +92,35 @@ impl fmt::Display for ChainFinding {
     }
 }
 
-pub(super) fn examine(list: &SnapshotList, verdicts: &Verdicts, remembered: &[RememberedHead]) -> Vec<ChainFinding> {
+/// The finding of the newest roster that a root cites, where it is newer than the one that was opened.
+/// Of two with one number the one with the lower hash holds, so it is the newer.
+fn newer_roster(list: &SnapshotList, roster: &Roster) -> Option<ChainFinding> {
+    let age = |info: &&SnapshotInfo| (info.header.roster_number, Reverse(info.header.roster_hash));
+    let info = list.snapshots.iter().max_by_key(age)?;
+    (age(&info) > (roster.number, Reverse(roster.hash))).then_some(ChainFinding {
+        writer: info.writer,
+        source_tag: info.header.source_tag,
+        trouble: Trouble::NewerRoster {
+            root: info.id,
+            cited: (info.header.roster_number, info.header.roster_hash),
+            newest: roster.number,
+        },
+    })
+}
+
+pub(super) fn examine(
+    list: &SnapshotList,
+    verdicts: &Verdicts,
+    remembered: &[RememberedHead],
+    roster: &Roster,
+) -> Vec<ChainFinding> {
     let mut chains: BTreeMap<(VerifyKey, Digest), BTreeMap<u64, Vec<&SnapshotInfo>>> = BTreeMap::new();
     for info in &list.snapshots {
         let chain = chains.entry((info.writer, info.header.source_tag)).or_default();
         chain.entry(info.header.sequence).or_default().push(info);
     }
     let gone = |hash: &ObjectHash| !list.roots.contains(hash) && !verdicts.forgotten(&SnapshotId(hash.0));
-    let mut findings = Vec::new();
+    let mut findings: Vec<_> = newer_roster(list, roster).into_iter().collect();
     for (&(writer, source_tag), chain) in &chains {
         let mut add = |trouble| findings.push(ChainFinding { writer, source_tag, trouble });
         for (&sequence, infos) in chain {

@@ -193,12 +193,39 @@ async fn of_a_removed_writer_only_what_was_known_then_counts() {
     let ids = three(&hand).await;
     let mut access = hand.test.identity.clone();
     let writer = access.roster.writers.remove(0);
-    let heads = vec![ObjectHash(ids[1].0)];
-    access.roster.removed.push(RemovedWriter { verify: writer.verify, domain: writer.domain, heads });
+    let roots = ids[..2].iter().map(|id| ObjectHash(id.0)).collect();
+    access.roster.removed.push(RemovedWriter { verify: writer.verify, domain: writer.domain, roots });
     let list = listed(&hand, &access, &[]).await;
     assert_eq!(list.snapshots.iter().map(|info| info.id).collect::<Vec<_>>(), ids[..2]);
     assert_eq!(list.refused[0].object, key(ids[2]).to_string());
     let repository = hand.open(&access).await;
     assert!(repository.root(&ids[0]).await.is_ok());
     assert!(matches!(repository.root(&ids[2]).await, Err(RepoError::Object { .. })));
+    // A forgotten one that a prune took out of the middle takes nothing else along.
+    hand.put_small(&verdict(ids[1]), hand.test.maintainer.maintain.as_ref().expect("a maintainer")).await;
+    delete(&hand, ids[1]).await;
+    let list = listed(&hand, &access, &[]).await;
+    assert_eq!(list.snapshots.iter().map(|info| info.id).collect::<Vec<_>>(), ids[..1]);
+}
+
+#[tokio::test]
+async fn a_root_that_cites_a_newer_roster_than_was_seen_tells_of_it() {
+    let hand = Hand::new().await;
+    let ids = three(&hand).await;
+    assert_eq!(listed(&hand, &hand.test.identity, &[]).await.findings, []);
+    let (own, lower) = (hand.test.all.roster.hash, ObjectHash::from([0; 32]));
+    for (number, hash) in [(1, lower), (2, lower), (7, own)] {
+        let header = RootHeader { roster_number: number, roster_hash: hash, ..hand.header(4, Some(ids[2])) };
+        let id = hand.put_root(&header, &Hand::body(None), hand.writer()).await;
+        for access in [&hand.test.writer, &hand.test.maintainer, &hand.test.identity] {
+            let findings = listed(&hand, access, &[]).await.findings;
+            let [finding] = &findings[..] else { panic!("{findings:?}") };
+            assert_eq!(finding.trouble, Trouble::NewerRoster { root: id, cited: (number, hash), newest: 1 });
+            assert!(finding.to_string().contains("rolled back or missing"), "{finding}");
+        }
+        delete(&hand, id).await;
+    }
+    let older = RootHeader { roster_hash: ObjectHash::from([255; 32]), ..hand.header(4, Some(ids[2])) };
+    hand.put_root(&older, &Hand::body(None), hand.writer()).await;
+    assert_eq!(listed(&hand, &hand.test.identity, &[]).await.findings, [], "of two with one number ours holds");
 }

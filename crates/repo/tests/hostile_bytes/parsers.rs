@@ -317,6 +317,7 @@ pub(crate) async fn request_and_grant(world: &World) -> [String; 2] {
         store: &world.store,
         key: &world.made.owner,
         remembered: None,
+        forget_roster: false,
         now: "2026-11-21T03:00:00Z".parse().expect("a time"),
         exported: None,
     };

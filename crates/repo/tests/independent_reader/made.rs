@@ -181,7 +181,14 @@ impl House {
     }
 
     fn as_owner(&self) -> Owner<'_> {
-        Owner { store: &self.store, key: &self.owner, remembered: None, now: self.now(), exported: None }
+        Owner {
+            store: &self.store,
+            key: &self.owner,
+            remembered: None,
+            forget_roster: false,
+            now: self.now(),
+            exported: None,
+        }
     }
 
     /// Backs up and notes what a reader has to find.
