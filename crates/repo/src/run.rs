@@ -5,8 +5,13 @@
 //! - **W2, during**: every G/4 put a `renewal`: the marks that were seen (what they name is avoided
 //!   from now on), and pins (packs that were used before they were marked).
 //! - **W3, seal**: renew; if any gap was longer than G/2, look up every used pack again, or fail. Put
-//!   the index, then the root; look at `deleting` objects; if one names a used pack, put `void` and
-//!   fail. Sealed means that this passed.
+//!   the index, then the root; wait out the store's list staleness; look at `deleting` objects; if one
+//!   names a used pack, put `void` and fail. Sealed means that this passed.
+//!
+//! Lists may lag. What a prune put before the root is seen after the wait; what it puts later finds the
+//! root, since a prune waits as long between its `deleting` and its look at the roots. A list that lags
+//! also shows packs that are gone, so it is not asked for them; and a renewal may be seen late, so that
+//! the lag counts as silence.
 //!
 //! Times between two renewals are taken from both clocks, and the longer one counts: a suspended
 //! machine stops one of them, a corrected clock makes the other jump. Too long a time costs a look at
@@ -152,10 +157,19 @@ impl OpenRun {
         &self.link.sign
     }
 
-    /// W1, first half: puts the `run`. Whatever the caller lists afterwards is fresh enough.
-    pub(crate) async fn announce(link: &Link, source_tag: Digest, clock: &dyn Clock) -> Result<RunId, RepoError> {
+    /// W1, first half: puts the `run`. Whatever the caller lists afterwards is fresh enough. Where nobody
+    /// remembers the newest root of the chain the list must show it, so its lag is waited out.
+    pub(crate) async fn announce(
+        link: &Link,
+        source_tag: Digest,
+        clock: &dyn Clock,
+        remembers: bool,
+    ) -> Result<RunId, RepoError> {
         let id = RunId(random());
         link.put(&Run { run: id, source_tag, time: clock.now() }).await?;
+        if !remembers {
+            tokio::time::sleep(link.store.capabilities().list_staleness).await;
+        }
         Ok(id)
     }
 
@@ -229,12 +243,12 @@ impl OpenRun {
     pub(crate) async fn confirm(&self) -> Result<(), RepoError> {
         self.renew(false).await?;
         let longest_gap = self.renewals.lock().await.longest_gap;
-        if longest_gap <= self.grace / 2 {
+        if longest_gap + self.staleness() <= self.grace / 2 {
             return Ok(());
         }
         tracing::warn!(
-            "the run was silent for {} s, more than half of the grace period: looking at every used pack",
-            longest_gap.as_secs()
+            "a prune may not have heard of the run for {} s, more than half of the grace period: looking at every used pack",
+            (longest_gap + self.staleness()).as_secs()
         );
         self.packs_are_there().await?;
         match self.deleted_pack().await? {
@@ -250,7 +264,7 @@ impl OpenRun {
 
     async fn packs_are_there(&self) -> Result<(), RepoError> {
         let mut missing: HashSet<ObjectHash> = self.known.used().into_iter().collect();
-        for kind in PackKind::ALL {
+        for kind in PackKind::ALL.into_iter().filter(|_| self.staleness().is_zero()) {
             let mut listed = self.link.store.list(kind.object_type().prefix());
             while let Some(object) = listed.try_next().await? {
                 if let Some(hash) = hash_of(object.key.as_str()) {
@@ -258,13 +272,20 @@ impl OpenRun {
                 }
             }
         }
-        // A list may lag behind: ask for those that it lacks.
-        for pack in missing {
-            if !self.is_there(pack).await? {
+        let mut asked = futures::stream::iter(missing)
+            .map(async |pack| Ok::<_, RepoError>((pack, self.is_there(pack).await?)))
+            .buffer_unordered(GETS_MAX);
+        while let Some((pack, is_there)) = asked.try_next().await? {
+            if !is_there {
                 return Err(Self::lost(pack));
             }
         }
         Ok(())
+    }
+
+    /// For how long a list may miss a change.
+    fn staleness(&self) -> Duration {
+        self.link.store.capabilities().list_staleness
     }
 
     async fn is_there(&self, pack: ObjectHash) -> Result<bool, RepoError> {
@@ -296,6 +317,7 @@ impl OpenRun {
 
     /// W3, after the root: a second look. Where a used pack is being deleted, the root is void.
     pub(crate) async fn second_look(&self, snapshot: SnapshotId) -> Result<(), RepoError> {
+        tokio::time::sleep(self.staleness()).await;
         let Some(pack) = self.deleted_pack().await? else { return Ok(()) };
         let why = format!("its pack {} was being deleted while it was sealed", pack.short());
         let time = self.clock.now();
@@ -303,3 +325,6 @@ impl OpenRun {
         Err(Self::lost(pack))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,6 +97,8 @@ impl Scan {
             if let Some(scan) = Self::try_read(store, access, ctx).await? {
                 return Ok(scan);
             }
+            // What is gone may stay in the list for a while.
+            tokio::time::sleep(store.capabilities().list_staleness).await;
         }
         let again = Self::try_read(store, access, ctx).await?;
         again.ok_or_else(|| RepoError::Busy { what: "the index".to_owned() })

@@ -160,19 +160,20 @@ impl TinyRun {
 
     /// After a gap of more than half the grace period: whether every used pack is still there.
     async fn look_up_used(&self) -> Result<(), RepoError> {
-        if self.longest_gap <= Duration::from_secs(self.access.roster.grace_seconds) / 2 {
+        let staleness = self.store.capabilities().list_staleness;
+        if self.longest_gap + staleness <= Duration::from_secs(self.access.roster.grace_seconds) / 2 {
             return Ok(());
         }
-        let mut there = BTreeSet::new();
-        for kind in PackKind::ALL.map(PackKind::object_type) {
-            for object in inventory::list(&self.store, kind.prefix()).await? {
-                there.extend(inventory::hash_of(kind, &object));
+        for pack in &self.used {
+            let mut found = false;
+            for kind in PackKind::ALL.map(PackKind::object_type) {
+                found |= self.store.get(&kind.key(*pack), None).await.is_ok();
+            }
+            if !found {
+                return Err(RepoError::Missing { object: format!("the pack {pack}, which the run uses") });
             }
         }
-        match self.used.iter().find(|pack| !there.contains(pack)) {
-            Some(pack) => Err(RepoError::Missing { object: format!("the pack {pack}, which the run uses") }),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     fn chunk(&mut self, kind: PackKind, plain: &[u8]) -> ChunkId {
@@ -309,6 +310,7 @@ impl TinyRun {
         let keys = RootKeys { index: &self.keys.index, content, references, sign };
         let (id, bytes) = root::encode(&header, &RootRefs { top: Some(refs) }, &body, &keys);
         put(&self.store, &ObjectType::SnapshotRoot.key(ObjectHash(id.0)), bytes).await?;
+        tokio::time::sleep(self.store.capabilities().list_staleness).await;
         self.look_at_marks().await?;
         for (_, word) in inventory::small::<Deleting>(&self.store, &self.access).await? {
             let Ok(word) = word else { continue };

@@ -8,18 +8,26 @@ use std::time::Duration;
 use jiff::Timestamp;
 use lifeboat_model::flow::{Cancel, Clock, Monitor, RunContext, Silent};
 
-/// A clock that moves only when it is told to.
+/// A clock that moves only when it is told to, or also with tokio's time where a test has paused it.
 #[derive(Debug)]
 pub struct FakeClock {
     start: Timestamp,
     passed_ms: AtomicU64,
+    tokio_since: Option<tokio::time::Instant>,
 }
 
 impl FakeClock {
     /// A clock that stands at `start`.
     #[must_use]
     pub fn at(start: Timestamp) -> Arc<Self> {
-        Arc::new(Self { start, passed_ms: AtomicU64::new(0) })
+        Arc::new(Self { start, passed_ms: AtomicU64::new(0), tokio_since: None })
+    }
+
+    /// A clock that begins at `start` and goes with tokio's time: for tests that pause it, so that who
+    /// waits costs nothing and is seen to have waited.
+    #[must_use]
+    pub fn with_tokio(start: Timestamp) -> Arc<Self> {
+        Arc::new(Self { start, passed_ms: AtomicU64::new(0), tokio_since: Some(tokio::time::Instant::now()) })
     }
 
     /// Moves both the wall time and the monotonic time; parts of a millisecond are lost.
@@ -37,7 +45,8 @@ impl Clock for FakeClock {
     }
 
     fn monotonic(&self) -> Duration {
-        Duration::from_millis(self.passed_ms.load(Ordering::SeqCst))
+        let waited = self.tokio_since.map(|since| since.elapsed()).unwrap_or_default();
+        Duration::from_millis(self.passed_ms.load(Ordering::SeqCst)) + waited
     }
 }
 

@@ -28,8 +28,14 @@ pub(super) async fn due(job: &Job<'_>, due: &Due, report: &mut PruneReport) -> R
     let word = Deleting { mark: due.mark, time: job.ctx.clock.now(), kept: due.kept.clone() };
     let (name, bytes) = small::encode(&word, job.index_key(), keeper(job.access, "a prune")?);
     crate::forget::put(job.store, &name, bytes).await?;
-    // Writers that seal later than this look at the word that was just put.
     let ends = job.ctx.clock.monotonic() + Duration::from_secs(job.access.roster.grace_seconds) / 4;
+    // Writers that seal later than this look at the word that was just put; the roots of earlier ones
+    // are in the list after the wait.
+    tokio::time::sleep(job.store.capabilities().list_staleness).await;
+    if !roots_are_known(job).await? {
+        report.problem("a snapshot was sealed before the deletion; the next prune goes on".into());
+        return Ok(());
+    }
     delete(job, due.roots.iter().map(|key| (key.clone(), 0)), report).await?;
     let indexes = due.indexes.iter().map(|hash| {
         let bytes = job.gathered.scan.indexes.iter().find(|index| index.hash == *hash).map_or(0, |index| index.bytes);

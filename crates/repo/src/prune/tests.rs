@@ -8,12 +8,14 @@ use lifeboat_model::flow::{Clock, RunContext};
 use lifeboat_store::Store;
 use lifeboat_store::memory::MemoryStore;
 use lifeboat_testkit::context::FakeClock;
+use lifeboat_testkit::stale::StaleStore;
 
 use super::*;
 mod crash;
 mod model;
 
 use crate::forget::forget;
+use crate::interrupted::Interrupted;
 use crate::testing::TestRepository;
 use crate::tiny::{Chain, Files, TinyRun, backup, context, files, open, restore};
 
@@ -32,7 +34,10 @@ struct House {
 
 impl House {
     async fn new() -> Self {
-        let clock = FakeClock::at(TestRepository::start());
+        Self::with(FakeClock::at(TestRepository::start())).await
+    }
+
+    async fn with(clock: Arc<FakeClock>) -> Self {
         let memory = MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>);
         let store: Arc<dyn Store> = Arc::new(memory.clone());
         let scratch = tempfile::tempdir().expect("a directory");
@@ -279,4 +284,31 @@ async fn a_writer_may_neither_prune_nor_forget() {
     assert_eq!(refused.kind().exit_code(), 12);
     let refused = forget(&repository, &[id], "a test", &house.ctx).await.expect_err("refused");
     assert_eq!(refused.kind().exit_code(), 12);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_root_that_the_list_does_not_show_yet_is_seen_before_anything_is_deleted() {
+    let mut house = House::with(FakeClock::with_tokio(TestRepository::start())).await;
+    let clock = Arc::clone(&house.clock) as Arc<dyn Clock>;
+    house.store = Arc::new(StaleStore::new(Arc::clone(&house.store), Duration::from_secs(5), clock));
+    let first = house.backup(&files(1, &["a"], 3)).await;
+    house.wait();
+    house.forget(first).await;
+    house.wait();
+    assert_eq!(house.prune().await.marked_packs, 3);
+    house.wait();
+    house.wait();
+    let before = house.names("").await;
+    let store = Arc::clone(&house.store);
+    let late = Interrupted::by(&house.store, "deleting/", async move {
+        let root = ObjectType::SnapshotRoot.key(ObjectHash(Digest::of(b"late")));
+        crate::forget::put(&store, &root, bytes::Bytes::from_static(b"late")).await.expect("put");
+    });
+    let repository = open(&late, &house.repository.maintainer, &house.ctx).await;
+    let report = prune(&repository, &PruneOptions::default(), &house.ctx).await.expect("a prune");
+    assert!(report.problems.iter().any(|problem| problem.contains("sealed")), "{report:?}");
+    for kind in ["data/", "meta/", "refs/", "index/"] {
+        let names = house.names(kind).await;
+        assert!(before.iter().filter(|name| name.starts_with(kind)).all(|name| names.contains(name)), "{kind}");
+    }
 }
