@@ -1,5 +1,15 @@
 //! Brings files back: first everything with content, several entries at once, then in the order of
 //! paths the hard links and, from the bottom up, the metadata of directories.
+//!
+//! # What it costs
+//! 50,000 files with 193 MiB into an empty directory take as long as `cp -a` and `sync` of the same
+//! tree (5 to 8 s on two busy cores). Two thirds of the processor's time is the kernel's, mostly for
+//! making, writing and renaming files; nothing is flushed but once at the end. Over a tree that is
+//! equal already they are read and compared (4 to 6 s).
+//!
+//! Whoever measures: ext4 without a journal does not reuse inodes that were deleted a short while
+//! ago, and looks at all of them for each new file. A tree that was removed a minute before takes
+//! four times as long to come back there, whoever writes it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
