@@ -142,11 +142,6 @@ async fn open<'a>(host: &Host<'a>, ask: &RestoreAsk) -> Result<Opened<'a>, JobEr
         resolve(&at_home(asked, &host.config.stack, &listing.snapshots), &listing.snapshots, &host.config.time_zone)?
             .clone();
     let (data, root) = repository.read(snapshot.id).await?;
-    if !ask.options.rename.is_empty() && (root.kind == "files" || matches!(ask.to, To::Dir(_))) {
-        let what = format!("--rename names databases that go to a server, and {} is none", ask.to.shown());
-        let hint = Some("leave --rename out, or name a server with --to".to_owned());
-        return Err(JobError::Usage { what, hint });
-    }
     let origin = snapshot
         .source
         .as_ref()

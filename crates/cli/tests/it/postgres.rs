@@ -191,5 +191,5 @@ fn parts_are_typed_as_a_person_would_and_a_dry_run_says_what_the_run_would() {
     assert_eq!(world.births(), live);
     let dir = world.dir.path().join("out").display().to_string();
     let refused = world.run(&["restore", "registry", "--to", &dir, "--rename", "events=x"]).expect(2);
-    assert!(refused.stderr.contains("--rename names databases that go to a server"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("--rename events=x renames a database of a server"), "{}", refused.stderr);
 }
