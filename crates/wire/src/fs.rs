@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{CWD, RenameFlags, StatVfs};
 use rustix::io::Errno;
 
 /// A failed step of a file operation.
@@ -35,6 +35,26 @@ impl FsError {
     pub fn kind(&self) -> io::ErrorKind {
         self.source.kind()
     }
+}
+
+/// Room in the file system that holds `path`, as [`room_of`].
+///
+/// # Errors
+/// What the system said.
+pub fn room(path: &Path) -> io::Result<(u64, Option<u64>)> {
+    Ok(room_of(&rustix::fs::statvfs(path)?))
+}
+
+/// Bytes that this process may still write and, where the file system counts them, files that it may
+/// still make. What is reserved for root counts for root.
+#[must_use]
+pub fn room_of(stat: &StatVfs) -> (u64, Option<u64>) {
+    let (blocks, files) = if rustix::process::geteuid().is_root() {
+        (stat.f_bfree, stat.f_ffree)
+    } else {
+        (stat.f_bavail, stat.f_favail)
+    };
+    (blocks.saturating_mul(stat.f_frsize), (stat.f_files > 0).then_some(files))
 }
 
 /// What to do where a file of that name is already there.
@@ -249,5 +269,18 @@ mod tests {
         write_durable(&path, b"x", 0o600, Existing::Refuse).expect("written");
         remove_durable(&path).expect("removed");
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_reserved_for_root_is_room_for_root_alone() {
+        let mut stat = rustix::fs::statvfs("/").expect("stat");
+        (stat.f_frsize, stat.f_bfree, stat.f_bavail) = (4096, 100, 90);
+        (stat.f_files, stat.f_ffree, stat.f_favail) = (50, 20, 10);
+        let root = rustix::process::geteuid().is_root();
+        let expected = if root { (409_600, Some(20)) } else { (368_640, Some(10)) };
+        assert_eq!(room_of(&stat), expected);
+        stat.f_files = 0;
+        assert_eq!(room_of(&stat).1, None, "the file system counts no files");
+        assert!(room(Path::new("/nonexistent")).is_err());
     }
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use lifeboat_model::flow::{Entry, EntryReader};
 use lifeboat_model::target::{Finding, RestoreOptions, TargetInventory, Verdict};
 use lifeboat_model::{EntryKind, EntryPath};
+use lifeboat_wire::fs::room_of;
 use rustix::fs::{Access, AtFlags};
 use rustix::io::Errno;
 
@@ -388,13 +389,7 @@ fn refusal(what: String, hint: &str) -> Finding {
 }
 
 fn free(path: &Path) -> Option<(u64, Option<u64>)> {
-    rustix::fs::statvfs(path).ok().as_ref().map(room_of)
-}
-
-/// Bytes and, where the file system counts them, inodes that are free.
-fn room_of(stat: &rustix::fs::StatVfs) -> (u64, Option<u64>) {
-    let blocks = if rustix::process::geteuid().is_root() { stat.f_bfree } else { stat.f_bavail };
-    (blocks.saturating_mul(stat.f_frsize), (stat.f_files > 0).then_some(stat.f_favail))
+    lifeboat_wire::fs::room(path).ok()
 }
 
 /// Room on another file system below the target, found by its mount point.
