@@ -9,3 +9,19 @@ pub mod postgres;
 pub mod snapshot;
 pub mod stale;
 pub mod tree;
+
+use std::time::Duration;
+
+/// Waits until `condition` holds.
+///
+/// # Panics
+/// Where it does not within a minute.
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    for _ in 0..2400 {
+        if condition() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("{what} did not come true within a minute");
+}

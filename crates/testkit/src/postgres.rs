@@ -9,7 +9,6 @@ use std::fmt;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -370,20 +369,6 @@ fn open_to_server_user(path: &Path) {
 fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("an address").port()
-}
-
-/// Waits until `condition` holds.
-///
-/// # Panics
-/// Where it does not within a minute.
-pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    for _ in 0..2400 {
-        if condition() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    panic!("{what} did not come true within a minute");
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ use lifeboat_model::flow::RunContext;
 use lifeboat_source::postgres::{PostgresConfig, PostgresSource};
 use lifeboat_source::{Source, SourceError, Verdict};
 use lifeboat_testkit::context::{Recorder, run_context};
-use lifeboat_testkit::postgres::{PostgresServer, ServerOptions, eventually};
+use lifeboat_testkit::eventually;
+use lifeboat_testkit::postgres::{PostgresServer, ServerOptions};
 use lifeboat_testkit::snapshot::{FakeSink, SinkFaults};
 
 use crate::fixture::{ODD, back_up, config, entry, fill};

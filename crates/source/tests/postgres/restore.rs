@@ -155,7 +155,7 @@ async fn a_database_with_tables_is_replaced_only_when_told_to_and_clients_do_not
         tokio::spawn(connection);
         client.batch_execute("BEGIN; SELECT * FROM t; SELECT pg_sleep(600)").await
     });
-    lifeboat_testkit::postgres::eventually("the client sleeps", || {
+    lifeboat_testkit::eventually("the client sleeps", || {
         server.sql(
             "postgres",
             "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)'

@@ -5,7 +5,7 @@ use std::sync::Mutex as PlainMutex;
 
 use futures::stream::BoxStream;
 use lifeboat_store::{Capabilities, Key, ObjectMeta, PutMode, StoreError};
-use lifeboat_testkit::postgres::eventually;
+use lifeboat_testkit::eventually;
 
 use super::*;
 

@@ -156,6 +156,6 @@ async fn a_run_is_renewed_in_the_background() {
     let host = Host::new().await;
     let writer = host.begin().await;
     host.clock.advance(Duration::from_secs(16));
-    lifeboat_testkit::postgres::eventually("a renewal", || host.calls.count(Operation::Put, "renewal/") > 0).await;
+    lifeboat_testkit::eventually("a renewal", || host.calls.count(Operation::Put, "renewal/") > 0).await;
     drop(writer);
 }
