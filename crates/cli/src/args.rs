@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod key;
+
+pub(crate) use key::*;
+
 /// Backs up a whole stack and proves that it comes back.
 #[derive(Debug, Parser)]
 #[command(name = "lifeboat", version, about, max_term_width = 100, after_help = exit_codes(), subcommand_required = true, arg_required_else_help = true)]
@@ -19,6 +23,14 @@ fn exit_codes() -> String {
     format!("Exit codes:\n{}", codes.join("\n"))
 }
 
+/// How a snapshot is named, for the help of the commands that take one; then examples.
+fn which(examples: &str) -> String {
+    format!(
+        "WHICH is `latest` (the default), a time (the newest at or before it), an id of 6 or more digits, or a label.\n\
+         A time without offset is read in the configuration's timeZone.\n\n{examples}"
+    )
+}
+
 /// What every command takes.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Options of every command")]
@@ -26,16 +38,17 @@ pub(crate) struct Globals {
     /// Configuration file, or `LIFEBOAT_CONFIG` [default: lifeboat.yaml, /etc/lifeboat/lifeboat.yaml].
     #[arg(long, global = true, env = "LIFEBOAT_CONFIG", value_name = "FILE", hide_env = true, display_order = 100)]
     pub(crate) config: Option<PathBuf>,
-    /// Directory of catalog, cache and scratch files, or `LIFEBOAT_STATE_DIR`.
+    /// Directory of catalog, cache and scratch files, or `LIFEBOAT_STATE_DIR` [default: stateDir of the
+    /// configuration, else /var/lib/lifeboat for root and ~/.local/state/lifeboat for others].
     #[arg(long, global = true, env = "LIFEBOAT_STATE_DIR", value_name = "DIR", hide_env = true, display_order = 101)]
     pub(crate) state_dir: Option<PathBuf>,
     /// Print one JSON object instead of a table.
     #[arg(long, global = true, display_order = 102)]
     pub(crate) json: bool,
-    /// Tell only warnings and errors.
+    /// Tell only warnings, errors and what is asked.
     #[arg(long, short, global = true, conflicts_with = "verbose", display_order = 103)]
     pub(crate) quiet: bool,
-    /// Tell more; twice for all.
+    /// Tell the steps of a run; twice, all that the libraries trace.
     #[arg(long, short, global = true, action = clap::ArgAction::Count, display_order = 104)]
     pub(crate) verbose: u8,
     /// How notes and errors are written to standard error.
@@ -64,7 +77,7 @@ pub(crate) enum Command {
     Snapshots(SnapshotsArgs),
     /// List the entries of a snapshot.
     Ls(LsArgs),
-    /// Print an entry of a snapshot.
+    /// Print the content of a file of a snapshot.
     Cat(CatArgs),
     /// Bring a snapshot back.
     Restore(RestoreArgs),
@@ -74,15 +87,15 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Copy snapshots into another repository, with its own keys and retention.
     Copy(CopyArgs),
-    /// Drop snapshots by the retention policy, with reasons.
+    /// Drop snapshots by the retention policy, with reasons; `prune` then frees their space.
     Forget(ForgetArgs),
     /// Keep a snapshot whatever the policy says, or release it.
     Hold(HoldArgs),
-    /// Free the space of what no snapshot needs.
+    /// Free the space of what no snapshot needs: mark it, later delete it.
     Prune(PruneArgs),
-    /// Restore points and configuration from a store and an identity alone.
+    /// List what a store holds and write its configuration back, from an identity alone.
     Recover(RecoverArgs),
-    /// Make, test, add and remove keys.
+    /// Make, test, add and remove keys; print what belongs into the safe.
     #[command(subcommand)]
     Key(KeyCommand),
     /// Look at the configuration.
@@ -129,21 +142,22 @@ pub(crate) struct MemoryArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct InitArgs {
-    /// Repository to make; all of the configuration by default.
-    #[arg(long, value_name = "NAME")]
+    /// Only this repository of the configuration; all by default.
+    #[arg(long, value_name = "NAME", alias = "from")]
     pub(crate) repository: Option<String>,
-    /// Where the secret identity goes: a USB stick, not this host.
+    /// Where the new identity, the key that reads, is written: a USB stick, not this host.
     #[arg(long, value_name = "FILE")]
     pub(crate) identity: Option<PathBuf>,
-    /// Print what belongs into the safe. It holds the secret key.
+    /// Print the recovery sheet, which belongs into the safe: the secret key, to be typed in again.
     #[arg(long)]
     pub(crate) recovery_sheet: bool,
     #[command(flatten)]
     pub(crate) protect: PassphraseArgs,
-    /// How long a prune waits and a run may be silent, such as 48h, 30m, 10s.
+    /// How long a prune waits before it deletes what it marked, and for how long a running backup may
+    /// be silent: 48h, 30m, 10s.
     #[arg(long, value_name = "TIME", default_value = "48h")]
     pub(crate) grace: String,
-    /// On a further host: take this grant, which `key add` made for its request.
+    /// On a further host: the grant that the owner made of its request by `key add`.
     #[arg(long, value_name = "FILE")]
     pub(crate) grant: Option<PathBuf>,
 }
@@ -153,7 +167,7 @@ pub(crate) struct BackupArgs {
     /// Sources of the configuration.
     #[arg(value_name = "SOURCE")]
     pub(crate) sources: Vec<String>,
-    /// A name by which the snapshots can be asked for.
+    /// A name by which the snapshots can be asked for: SOURCE@LABEL.
     #[arg(long)]
     pub(crate) label: Option<String>,
 }
@@ -163,14 +177,15 @@ pub(crate) struct SnapshotsArgs {
     /// Only of these sources: SOURCE or STACK/SOURCE.
     #[arg(value_name = "SOURCE")]
     pub(crate) sources: Vec<String>,
-    /// Repository; all of the configuration by default.
-    #[arg(long, value_name = "REPOSITORY")]
+    /// Only this repository of the configuration; all by default.
+    #[arg(long, value_name = "REPOSITORY", alias = "repository")]
     pub(crate) from: Option<String>,
     #[command(flatten)]
     pub(crate) identity: IdentityArgs,
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = which("Examples:\n  lifeboat ls documents\n  lifeboat ls -R documents@first:/srv/documents"))]
 pub(crate) struct LsArgs {
     /// SOURCE, SOURCE@WHICH or an id, and :PATH for a part.
     #[arg(value_name = "SNAPSHOT[:PATH]")]
@@ -179,19 +194,20 @@ pub(crate) struct LsArgs {
     #[arg(long, short = 'R')]
     pub(crate) recursive: bool,
     /// Repository, where the configuration has several.
-    #[arg(long, value_name = "REPOSITORY")]
+    #[arg(long, value_name = "REPOSITORY", alias = "repository")]
     pub(crate) from: Option<String>,
     #[command(flatten)]
     pub(crate) identity: IdentityArgs,
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = which("Example:\n  lifeboat cat documents@\"2026-02-05 03:00\":/srv/documents/letter.txt"))]
 pub(crate) struct CatArgs {
     /// SOURCE, SOURCE@WHICH or an id, and the path of a file.
     #[arg(value_name = "SNAPSHOT:PATH")]
     pub(crate) what: String,
     /// Repository, where the configuration has several.
-    #[arg(long, value_name = "REPOSITORY")]
+    #[arg(long, value_name = "REPOSITORY", alias = "repository")]
     pub(crate) from: Option<String>,
     #[command(flatten)]
     pub(crate) identity: IdentityArgs,
@@ -199,12 +215,10 @@ pub(crate) struct CatArgs {
 
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "WHICH is `latest`, a time (the newest at or before it), an id of 6 or more digits, or a label.\n\
-    A time without offset is read in the configuration's timeZone.\n\n\
-    Examples:\n  lifeboat restore documents --to /mnt/documents\n  \
+    after_help = which("Examples:\n  lifeboat restore documents --to /mnt/documents\n  \
     lifeboat restore registry@\"2026-02-05 03:00\" --to origin --replace\n  \
     lifeboat restore registry --to postgres://admin@other/ --only events/app.births\n  \
-    lifeboat restore registry --to origin --rename events=events_copy"
+    lifeboat restore registry --to origin --rename events=events_copy")
 )]
 pub(crate) struct RestoreArgs {
     /// [STACK/]SOURCE[@WHICH], or an id.
@@ -214,26 +228,26 @@ pub(crate) struct RestoreArgs {
     #[arg(long, value_name = "DIR|URL|origin")]
     pub(crate) to: String,
     /// Repository, where the configuration has several.
-    #[arg(long, value_name = "REPOSITORY")]
+    #[arg(long, value_name = "REPOSITORY", alias = "repository")]
     pub(crate) from: Option<String>,
     /// A part, repeatable: path or glob of files; DATABASE, DATABASE/SCHEMA, DATABASE/TABLE or
     /// DATABASE/SCHEMA.TABLE.
     #[arg(long, value_name = "PATH|TABLE")]
     pub(crate) only: Vec<String>,
-    /// Replace what stands in the way: restore beside it, then rename.
+    /// Replace what stands in the way: everything is read and checked, restored beside it, then renamed.
     #[arg(long)]
     pub(crate) replace: bool,
     /// Restore a database under another name, repeatable. Without --only just those named here are
     /// restored.
     #[arg(long, value_name = "OLD=NEW")]
     pub(crate) rename: Vec<String>,
-    /// How much is done at the same time [default: as many as there are cores].
+    /// How many files or tables are written at the same time [default: as many as there are cores].
     #[arg(long, value_name = "NUMBER")]
     pub(crate) jobs: Option<u16>,
     /// Show the plan and stop.
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Do not ask.
+    /// Do not ask; needed where standard input is no terminal.
     #[arg(long, short)]
     pub(crate) yes: bool,
     #[command(flatten)]
@@ -241,6 +255,7 @@ pub(crate) struct RestoreArgs {
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = which("Examples:\n  lifeboat verify documents\n  lifeboat verify registry@first --to postgres://admin@other/"))]
 pub(crate) struct VerifyArgs {
     /// [STACK/]SOURCE[@WHICH], or an id.
     #[arg(value_name = "SOURCE[@WHICH]")]
@@ -249,7 +264,7 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_name = "DIR|URL|origin", default_value = "origin")]
     pub(crate) to: String,
     /// Repository, where the configuration has several.
-    #[arg(long, value_name = "REPOSITORY")]
+    #[arg(long, value_name = "REPOSITORY", alias = "repository")]
     pub(crate) from: Option<String>,
     /// A part, repeatable: path or glob of files; DATABASE, DATABASE/SCHEMA, DATABASE/TABLE or
     /// DATABASE/SCHEMA.TABLE.
@@ -264,14 +279,15 @@ pub(crate) struct VerifyArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct CheckArgs {
-    /// Read every byte, not only what says where they are.
+    /// Read and check every byte, which takes as long as a restore; without it only what says where
+    /// the bytes are.
     #[arg(long)]
     pub(crate) read_data: bool,
     /// Compare with the snapshots of this repository instead: what either lacks, what differs.
     #[arg(long, value_name = "REPOSITORY")]
     pub(crate) against: Option<String>,
-    /// Repository; all of the configuration by default.
-    #[arg(long, value_name = "REPOSITORY")]
+    /// Only this repository of the configuration; all by default.
+    #[arg(long, value_name = "REPOSITORY", alias = "repository")]
     pub(crate) from: Option<String>,
     #[command(flatten)]
     pub(crate) identity: IdentityArgs,
@@ -305,36 +321,37 @@ pub(crate) struct ForgetArgs {
     /// Show what would be kept and forgotten, and stop.
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Do not ask.
+    /// Do not ask; needed where standard input is no terminal.
     #[arg(long, short)]
     pub(crate) yes: bool,
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = which("Examples:\n  lifeboat hold documents@first --reason \"court case 12\"\n  lifeboat hold documents@first --release"))]
 pub(crate) struct HoldArgs {
     /// [STACK/]SOURCE@WHICH, or an id.
     #[arg(value_name = "SNAPSHOT")]
     pub(crate) what: String,
-    /// Why.
+    /// Why it is kept; `snapshots` shows it.
     #[arg(long, value_name = "TEXT", conflicts_with = "release")]
     pub(crate) reason: Option<String>,
-    /// End the hold.
+    /// Let the policy forget it again.
     #[arg(long)]
     pub(crate) release: bool,
     /// Repository, where the configuration has several.
-    #[arg(long, value_name = "REPOSITORY")]
+    #[arg(long, value_name = "REPOSITORY", alias = "repository")]
     pub(crate) from: Option<String>,
 }
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct PruneArgs {
-    /// Repository; all of the configuration by default.
-    #[arg(long, value_name = "REPOSITORY")]
+    /// Only this repository of the configuration; all by default.
+    #[arg(long, value_name = "REPOSITORY", alias = "repository")]
     pub(crate) from: Option<String>,
     /// Show what would be freed, and stop.
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Do not ask.
+    /// Do not ask; needed where standard input is no terminal.
     #[arg(long, short)]
     pub(crate) yes: bool,
     /// Prune with this key that reads in place of the maintainer's: packs that snapshots need and that no index names
@@ -351,7 +368,7 @@ pub(crate) struct RecoverArgs {
     /// Where the store is: `file:///srv/lifeboat`.
     #[arg(value_name = "URL")]
     pub(crate) url: String,
-    /// Key that reads.
+    /// The key that reads.
     #[arg(long, value_name = "FILE")]
     pub(crate) identity: PathBuf,
     /// File with the passphrase of a protected identity.
@@ -363,137 +380,6 @@ pub(crate) struct RecoverArgs {
     /// Only this stack; needed for --write-config where there are several.
     #[arg(long, value_name = "NAME")]
     pub(crate) stack: Option<String>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum KeyCommand {
-    /// Make a further key: for a writer a request to the owner, else by the owner.
-    Generate(KeyGenerateArgs),
-    /// Print the secrets of the keyring, or the recovery sheet, for the safe.
-    Export(KeyExportArgs),
-    /// Add whoever made a request; writes the grant that they take.
-    Add(KeyAddArgs),
-    /// Take a key off the roster.
-    Remove(KeyRemoveArgs),
-    /// Take a grant that was made for a request of this machine.
-    Accept(KeyAcceptArgs),
-    /// Prove that a key file opens the repository.
-    Test(KeyTestArgs),
-}
-
-/// The roles that keys can be made for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum KeyRole {
-    /// Adds snapshots.
-    Writer,
-    /// Forgets and prunes.
-    Maintainer,
-    /// Reads.
-    Identity,
-}
-
-#[derive(Clone, Debug, Args)]
-pub(crate) struct KeyGenerateArgs {
-    /// What the key is for.
-    #[arg(value_enum)]
-    pub(crate) role: KeyRole,
-    /// The new key file.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) out: PathBuf,
-    /// For a writer: the request that goes to the owner [default: FILE.request].
-    #[arg(long, value_name = "FILE")]
-    pub(crate) request: Option<PathBuf>,
-    /// For a maintainer or an identity: the owner's key, which puts the new one on the roster.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) identity: Option<PathBuf>,
-    /// File with the passphrase of the owner's key.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) owner_passphrase_file: Option<PathBuf>,
-    /// Repository, where the configuration has several.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) repository: Option<String>,
-    #[command(flatten)]
-    pub(crate) memory: MemoryArgs,
-    #[command(flatten)]
-    pub(crate) protect: PassphraseArgs,
-}
-
-#[derive(Clone, Debug, Args)]
-pub(crate) struct KeyExportArgs {
-    /// Print the recovery sheet, by which the owner's key can be typed in again.
-    #[arg(long)]
-    pub(crate) sheet: bool,
-    /// Repository, where the configuration has several.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) repository: Option<String>,
-    #[command(flatten)]
-    pub(crate) identity: IdentityArgs,
-}
-
-#[derive(Clone, Debug, Args)]
-pub(crate) struct KeyAddArgs {
-    /// The request.
-    #[arg(value_name = "REQUEST")]
-    pub(crate) request: PathBuf,
-    /// The grant that goes back [default: REQUEST.grant].
-    #[arg(long, value_name = "FILE")]
-    pub(crate) grant: Option<PathBuf>,
-    /// Deduplicate with the writer of this key id: the two must then trust each other.
-    #[arg(long, value_name = "KEY")]
-    pub(crate) domain: Option<String>,
-    /// Do not ask.
-    #[arg(long, short)]
-    pub(crate) yes: bool,
-    /// Repository, where the configuration has several.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) repository: Option<String>,
-    #[command(flatten)]
-    pub(crate) memory: MemoryArgs,
-    #[command(flatten)]
-    pub(crate) owner: IdentityArgs,
-}
-
-#[derive(Clone, Debug, Args)]
-pub(crate) struct KeyRemoveArgs {
-    /// The key's id, 6 or more digits; `lifeboat key test` and `doctor` show it.
-    #[arg(value_name = "KEY")]
-    pub(crate) key: String,
-    /// Repository, where the configuration has several.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) repository: Option<String>,
-    /// Do not ask.
-    #[arg(long, short)]
-    pub(crate) yes: bool,
-    #[command(flatten)]
-    pub(crate) memory: MemoryArgs,
-    #[command(flatten)]
-    pub(crate) owner: IdentityArgs,
-}
-
-#[derive(Clone, Debug, Args)]
-pub(crate) struct KeyAcceptArgs {
-    /// The grant.
-    #[arg(value_name = "GRANT")]
-    pub(crate) grant: PathBuf,
-    /// Repository, where the configuration has several.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) repository: Option<String>,
-}
-
-#[derive(Clone, Debug, Args)]
-pub(crate) struct KeyTestArgs {
-    /// Where the store is, on a machine without configuration.
-    #[arg(long, value_name = "URL", conflicts_with = "repository")]
-    pub(crate) url: Option<String>,
-    /// The key file.
-    #[arg(value_name = "FILE")]
-    pub(crate) file: PathBuf,
-    /// File with the passphrase of a protected identity.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) passphrase_file: Option<PathBuf>,
-    /// Repository, where the configuration has several.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) repository: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Subcommand)]

@@ -8,14 +8,16 @@ use lifeboat_repo::Passphrase;
 use crate::exit::Exit;
 use crate::failure::Failure;
 
-/// Asks for a yes. `yes` is the flag of that name.
-pub(crate) fn confirm(question: &str, yes: bool) -> Result<(), Failure> {
+/// What to do where nobody can be asked about a plan that `--dry-run` shows as well.
+pub(crate) const READ_THE_PLAN: &str = "read the plan above, then add --yes; --dry-run only shows it";
+
+/// Asks for a yes. `yes` is the flag of that name, `hint` what to do where nobody can be asked.
+pub(crate) fn confirm(question: &str, yes: bool, hint: &str) -> Result<(), Failure> {
     if yes {
         return Ok(());
     }
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::usage("this needs a yes, and standard input is not a terminal")
-            .hint("read the plan above, then add --yes; --dry-run only shows it"));
+        return Err(Failure::usage("this needs a yes, and standard input is not a terminal").hint(hint));
     }
     match inquire::Confirm::new(question).with_default(false).prompt() {
         Ok(true) => Ok(()),

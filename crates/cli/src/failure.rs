@@ -48,6 +48,12 @@ impl Failure {
         self
     }
 
+    /// Puts what was being done before the causes.
+    pub(crate) fn while_doing(mut self, what: impl Into<String>) -> Self {
+        self.chain.insert(0, what.into());
+        self
+    }
+
     pub(crate) fn maybe_hint(mut self, hint: Option<String>) -> Self {
         self.hint = hint;
         self

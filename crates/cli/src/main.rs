@@ -7,12 +7,14 @@ mod config;
 mod confirm;
 mod exit;
 mod failure;
+mod file;
 mod output;
 mod progress;
 mod request;
 mod secret;
 mod session;
 mod talk;
+mod trace;
 mod words;
 
 use std::process::ExitCode;
@@ -41,7 +43,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Exit {
     let json = cli.globals.json || cli.globals.log_format == LogFormat::Json;
     let talk = Talk::new(json, cli.globals.quiet, Arc::new(SystemClock));
-    session::trace(&cli.globals);
+    trace::begin(cli.globals.verbose, talk.clone());
     let outcome = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

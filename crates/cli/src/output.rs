@@ -15,26 +15,24 @@ use crate::failure::Failure;
 /// its meaning or goes; new fields may come at any time.
 const SCHEMA_VERSION: u32 = 1;
 
-/// Writes `{"schema_version":1,"<plural>":...}` on one line.
-pub(crate) fn json(plural: &'static str, value: &impl Serialize) -> Result<(), Failure> {
-    json_line(&Versioned { plural, value })
+/// Writes `{"schema_version":1,"<plural>":[...]}` on one line: the shape of all that is printed with
+/// `--json`.
+pub(crate) fn json<T: Serialize>(plural: &'static str, list: &[T]) -> Result<(), Failure> {
+    let object = serde_json::to_string(&Versioned { plural, list });
+    text(&object.map_err(|error| Failure::of(Exit::Failed, &error))?)
 }
 
-fn json_line(value: &impl Serialize) -> Result<(), Failure> {
-    text(&serde_json::to_string(value).map_err(|error| Failure::of(Exit::Failed, &error))?)
-}
-
-/// A value under its plural noun, after the version.
+/// A list under its plural noun, after the version.
 struct Versioned<'a, T> {
     plural: &'static str,
-    value: &'a T,
+    list: &'a [T],
 }
 
 impl<T: Serialize> Serialize for Versioned<'_, T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(2))?;
         map.serialize_entry("schema_version", &SCHEMA_VERSION)?;
-        map.serialize_entry(self.plural, self.value)?;
+        map.serialize_entry(self.plural, self.list)?;
         map.end()
     }
 }
@@ -49,9 +47,7 @@ pub(crate) fn text(text: &str) -> Result<(), Failure> {
 pub(crate) fn written(result: std::io::Result<()>) -> Result<(), Failure> {
     match result {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            let mut failure = Failure::of(Exit::Failed, &error);
-            failure.chain.insert(0, "writing to standard output failed".to_owned());
-            Err(failure)
+            Err(Failure::of(Exit::Failed, &error).while_doing("writing to standard output failed"))
         }
         _ => Ok(()),
     }

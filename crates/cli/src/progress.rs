@@ -62,11 +62,26 @@ impl Progress {
         }
     }
 
+    /// Looks `every` so often whether a line is due, however quiet the run itself is.
+    pub(crate) fn tick(self: &Arc<Self>, every: Duration) {
+        if self.bar.is_some() {
+            return;
+        }
+        let progress = Arc::downgrade(self);
+        tokio::spawn(async move {
+            while let Some(progress) = progress.upgrade() {
+                progress.line_if_due();
+                drop(progress);
+                tokio::time::sleep(every).await;
+            }
+        });
+    }
+
     fn line_if_due(&self) {
         let now_ms = millis(self.clock.monotonic());
         let due = self.due_ms.load(Ordering::Relaxed);
         let next = now_ms.saturating_add(millis(LINE_EVERY));
-        // One caller of many wins and writes the line.
+        // Where the run ends or begins anew at this moment, that counts.
         if now_ms >= due && self.due_ms.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             self.talk.note(&self.line());
         }
@@ -124,17 +139,13 @@ impl Monitor for Progress {
 
     fn bytes(&self, count: u64) {
         self.bytes.fetch_add(count, Ordering::Relaxed);
-        match &self.bar {
-            Some(bar) => bar.inc(count),
-            None => self.line_if_due(),
+        if let Some(bar) = &self.bar {
+            bar.inc(count);
         }
     }
 
     fn entries(&self, count: u64) {
         self.entries.fetch_add(count, Ordering::Relaxed);
-        if self.bar.is_none() {
-            self.line_if_due();
-        }
     }
 
     fn note(&self, text: &str) {
@@ -147,6 +158,7 @@ mod tests {
     use std::sync::atomic::AtomicU64;
 
     use jiff::Timestamp;
+    use lifeboat_testkit::eventually;
 
     use super::*;
 
@@ -163,20 +175,21 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_line_is_due_once_a_minute_and_tells_rate_and_time_left() {
+    #[tokio::test]
+    async fn a_line_comes_once_a_minute_by_the_clock_and_tells_rate_and_time_left() {
         let clock = Arc::new(Hand::default());
-        let progress = Progress::new(&Talk::new(true, true, Arc::clone(&clock) as Arc<dyn Clock>));
+        let progress = Arc::new(Progress::new(&Talk::new(true, true, Arc::clone(&clock) as Arc<dyn Clock>)));
         progress.begin("documents", Some(400 << 20));
-        let due = || progress.due_ms.load(Ordering::Relaxed);
-        assert_eq!(due(), 60_000);
-        progress.bytes(50 << 20);
-        clock.0.store(59, Ordering::Relaxed);
-        progress.bytes(50 << 20);
-        assert_eq!(due(), 60_000, "not yet");
-        clock.0.store(100, Ordering::Relaxed);
+        progress.bytes(100 << 20);
         progress.entries(7);
-        assert_eq!(due(), 160_000, "written, and the next in a minute");
+        progress.tick(Duration::from_millis(1));
+        let due = || progress.due_ms.load(Ordering::Relaxed);
+        clock.0.store(59, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(due(), 60_000, "not yet");
+        // The run reports nothing more.
+        clock.0.store(100, Ordering::Relaxed);
+        eventually("the line of the minute", || due() == 160_000).await;
         assert_eq!(progress.line(), "documents: 100.0 MiB of 400.0 MiB, 7 entries, 1.0 MiB/s, 5 min 00 s left");
     }
 }

@@ -1,10 +1,11 @@
 //! From what was typed to what is asked: every text is read and checked before anything is opened.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use lifeboat_engine::restore::To;
-use lifeboat_model::config::SecretUrl;
+use lifeboat_model::config::{SecretUrl, StackConfig};
 use lifeboat_model::snapshot::SnapshotRef;
 use lifeboat_model::{EntryPath, SnapshotSummary, SourceName, StackName};
 
@@ -84,9 +85,23 @@ pub(crate) struct Group {
 }
 
 impl Group {
+    /// Whether the configuration has this source.
+    pub(crate) fn is_configured(&self, config: &StackConfig) -> bool {
+        self.stack.as_ref().is_none_or(|stack| *stack == config.stack) && config.sources.contains_key(&self.source)
+    }
+
     /// Whether the snapshot is of this source.
     pub(crate) fn holds(&self, snapshot: &SnapshotSummary) -> bool {
         snapshot.source.as_ref() == Some(&self.source) && (self.stack.is_none() || snapshot.stack == self.stack)
+    }
+}
+
+impl fmt::Display for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.stack {
+            Some(stack) => write!(f, "{stack}/{}", self.source),
+            None => write!(f, "{}", self.source),
+        }
     }
 }
 

@@ -43,9 +43,7 @@ pub(crate) fn new_passphrase(args: &PassphraseArgs) -> Result<Option<Passphrase>
 
 fn read(path: &Path) -> Result<Passphrase, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| {
-        let mut failure = Failure::of(Exit::Key, &error);
-        failure.chain.insert(0, format!("the passphrase file {} cannot be read", path.display()));
-        failure
+        Failure::of(Exit::Key, &error).while_doing(format!("the passphrase file {} cannot be read", path.display()))
     })?;
     Ok(Passphrase::new(text))
 }

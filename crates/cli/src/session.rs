@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use lifeboat_engine::catalog::Catalog;
 use lifeboat_engine::keys::AskPassphrase;
@@ -22,6 +23,9 @@ use crate::talk::Talk;
 /// Where a configuration is looked for when none is named.
 const USUAL_CONFIGS: [&str; 2] = ["lifeboat.yaml", "/etc/lifeboat/lifeboat.yaml"];
 
+/// How often it is looked whether a line about the progress is due.
+const TICK: Duration = Duration::from_secs(1);
+
 /// One run of the program.
 pub(crate) struct Session {
     pub(crate) globals: Globals,
@@ -38,7 +42,13 @@ impl Session {
     pub(crate) fn stop_on_signals(&self) {
         for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
             let (cancel, talk) = (self.cancel.clone(), self.talk.clone());
-            let Ok(mut signals) = signal(kind) else { continue };
+            let mut signals = match signal(kind) {
+                Ok(signals) => signals,
+                Err(error) => {
+                    talk.warn(&format!("a signal would end this command at once, without cleaning up: {error}"));
+                    continue;
+                }
+            };
             tokio::spawn(async move {
                 while signals.recv().await.is_some() {
                     if cancel.is_cancelled() {
@@ -64,7 +74,7 @@ impl Session {
             };
         let state_dir = match &self.globals.state_dir {
             Some(dir) => StateDir::Given(absolute(dir)?),
-            None => StateDir::Usual(usual_state_dir()?),
+            None => StateDir::Usual(usual_state_dir()),
         };
         Ok(config::load(&path, state_dir, &environment)?)
     }
@@ -73,7 +83,10 @@ impl Session {
     pub(crate) fn state_dir(&self) -> Result<PathBuf, Failure> {
         match &self.globals.state_dir {
             Some(dir) => absolute(dir),
-            None => usual_state_dir(),
+            None => usual_state_dir().ok_or_else(|| {
+                Failure::usage("there is no usual state directory: neither XDG_STATE_HOME nor HOME is set")
+                    .hint("name a directory with --state-dir or LIFEBOAT_STATE_DIR")
+            }),
         }
     }
 
@@ -88,6 +101,7 @@ impl Session {
             self.talk.warn(note);
         }
         let progress = Arc::new(Progress::new(&self.talk));
+        progress.tick(TICK);
         let context = RunContext {
             clock: Arc::clone(&self.talk.clock),
             monitor: Arc::clone(&progress) as _,
@@ -164,33 +178,12 @@ pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(|error| Failure::of(Exit::Usage, &error))
 }
 
-fn usual_state_dir() -> Result<PathBuf, Failure> {
+/// Where the state is where nobody says otherwise; `None` for a user without a home.
+fn usual_state_dir() -> Option<PathBuf> {
     if rustix::process::geteuid().is_root() {
-        return Ok(PathBuf::from("/var/lib/lifeboat"));
+        return Some(PathBuf::from("/var/lib/lifeboat"));
     }
     let set = |name: &str| environment(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    set("XDG_STATE_HOME")
-        .or_else(|| set("HOME").map(|home| home.join(".local/state")))
-        .map(|dir| dir.join("lifeboat"))
-        .ok_or_else(|| {
-            Failure::usage("neither XDG_STATE_HOME nor HOME is set")
-                .hint("name a directory with --state-dir or LIFEBOAT_STATE_DIR")
-        })
-}
-
-/// Sends what the libraries trace to standard error, with `-v`.
-pub(crate) fn trace(globals: &Globals) {
-    let level = match globals.verbose {
-        0 => return,
-        1 => {
-            "lifeboat=info,lifeboat_engine=info,lifeboat_repo=info,lifeboat_store=info,lifeboat_source=info,lifeboat_wire=info"
-        }
-        _ => "debug",
-    };
-    let subscriber = tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr);
-    // Fails only where another subscriber is installed already.
-    let _ = match globals.log_format {
-        crate::args::LogFormat::Text => subscriber.try_init(),
-        crate::args::LogFormat::Json => subscriber.json().try_init(),
-    };
+    let dir = set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local/state")))?;
+    Some(dir.join("lifeboat"))
 }

@@ -1,5 +1,7 @@
 //! Words that people know from other tools lead to ours.
 
+use lifeboat_model::nearest::nearest;
+
 use crate::failure::Failure;
 
 /// Their words, and ours.
@@ -43,7 +45,7 @@ pub(crate) fn unknown_command(word: &str, ours: &[&str]) -> Failure {
     let failure = Failure::usage(format!("there is no command `{word}`"));
     let lower = word.to_ascii_lowercase();
     let known = ELSEWHERE.iter().find(|(theirs, _)| *theirs == lower).map(|(_, ours)| *ours);
-    match known.or_else(|| crate::config::nearest(word, ours.iter().copied())) {
+    match known.or_else(|| nearest(word, ours.iter().copied())) {
         Some(near) => failure.hint(format!("did you mean `lifeboat {near}`?")),
         None => failure.hint("`lifeboat help` lists the commands"),
     }

@@ -122,7 +122,7 @@ pub async fn backup(host: &Host<'_>, request: &BackupRequest) -> Result<BackupRe
         let job = SourceJob { host, source, label: request.label.as_deref(), stack_run };
         match job.run(&mut opened, &mut one).await {
             Ok(()) => {}
-            Err(error) => one.fail(&error),
+            Err(error) => one.fail(&host.stopped_or(error)),
         }
         one.seconds = host.run.clock.monotonic().saturating_sub(began).as_secs_f64();
         host.end(run, one.outcome(), &one.run_end());
@@ -187,9 +187,11 @@ impl<'a> SourceJob<'a> {
                 what: format!("the configuration has no repository {name}"),
                 hint: None,
             })?;
+            tracing::info!("{}: opening the repository {name} at {}", one.source, config.url);
             opened.insert(name, open_repository(host, config, Need::Write).await?);
         }
         let repository = opened.get_mut(name).expect("it was just opened");
+        tracing::info!("{}: reaching the source, of kind {}", one.source, one.kind);
         let identity =
             datastore.identity(host.run).await.map_err(JobError::source(format!("reaching {}", one.source)))?;
         self.refuse_clone(&identity)?;
@@ -203,6 +205,7 @@ impl<'a> SourceJob<'a> {
         };
         host.run.monitor.begin(&format!("backing up {}", one.source), None);
         let writer = repository.writer(host, head).await?;
+        tracing::info!("{}: reading it as run {}", one.source, hex::encode(&writer.run_id().0[..4]));
         let failed = JobError::source(format!("backing up {}", one.source));
         let point = datastore.backup(&writer, host.run).await.map_err(failed)?;
         self.refuse_clone(&point.facts)?;
@@ -210,8 +213,15 @@ impl<'a> SourceJob<'a> {
         for note in &one.notes {
             host.run.monitor.note(note);
         }
+        tracing::info!("{}: read to its end, recovery point {}; sealing", one.source, point.time);
         let sealed = writer.seal(point.clone()).await?;
         one.seal(&point, &sealed);
+        let (entries, kept) = (one.entries, one.kept);
+        tracing::info!(
+            "{}: sealed as {}: {entries} entries, {kept} of them kept unread",
+            one.source,
+            sealed.id.short()
+        );
         repository.sealed(host, &sealed);
         let seen = self.seen(&point, &sealed);
         host.remember(host.catalog.saw_snapshot(repository.id(), sealed.id, &seen));
@@ -340,6 +350,3 @@ impl SourceBackup {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

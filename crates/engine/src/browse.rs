@@ -1,6 +1,7 @@
 //! Looking into a snapshot: `ls` and `cat`.
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use lifeboat_model::flow::{BodyError, ContentSink, Entry, EntryReader, EntryVisitor, Piece};
 use lifeboat_model::{EntryKind, EntryMeta, EntryPath};
 use serde::Serialize;
@@ -23,8 +24,9 @@ pub struct Listed {
     pub owner: Option<String>,
     /// Group's name, else number.
     pub group: Option<String>,
-    /// Last change of content, RFC 3339 UTC.
-    pub mtime: Option<String>,
+    /// Last change of content.
+    #[serde(serialize_with = "lifeboat_model::snapshot::rfc3339_or_null")]
+    pub mtime: Option<Timestamp>,
     /// Target of a link, or why it was left out.
     pub note: Option<String>,
 }
@@ -108,9 +110,7 @@ fn listed(path: &EntryPath, meta: &EntryMeta, bytes: u64) -> Listed {
     let name = |who: &Option<lifeboat_model::entry::Principal>| {
         who.as_ref().map(|who| who.name.clone().unwrap_or_else(|| who.id.to_string()))
     };
-    let time = |(seconds, nanoseconds): (i64, u32)| {
-        jiff::Timestamp::new(seconds, i32::try_from(nanoseconds).ok()?).ok().map(|time| time.to_string())
-    };
+    let time = |(seconds, nanoseconds): (i64, u32)| Timestamp::new(seconds, i32::try_from(nanoseconds).ok()?).ok();
     let link = meta.link.as_ref().map(|link| String::from_utf8_lossy(link).into_owned());
     Listed {
         path: path.to_string(),

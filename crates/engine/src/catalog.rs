@@ -303,8 +303,8 @@ impl Catalog {
         let read = || -> rusqlite::Result<BTreeMap<String, BTreeSet<String>>> {
             let mut query = connection.prepare("SELECT DISTINCT facts FROM snapshots WHERE stack = ?1")?;
             let mut facts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-            for row in query.query_map([stack.as_str()], |row| row.get::<_, String>(0))? {
-                for (key, value) in from_json(&row?) {
+            for row in query.query_map([stack.as_str()], |row| facts_at(row, 0))? {
+                for (key, value) in row? {
                     facts.entry(key).or_default().insert(value);
                 }
             }
@@ -378,8 +378,7 @@ impl Catalog {
         let connection = self.lock();
         let read = || -> rusqlite::Result<Vec<_>> {
             let mut query = connection.prepare("SELECT DISTINCT identity FROM restores WHERE clone AND stack = ?1")?;
-            let rows = query.query_map([stack.as_str()], |row| row.get::<_, String>(0))?;
-            rows.map(|row| row.map(|json| from_json(&json))).collect()
+            query.query_map([stack.as_str()], |row| facts_at(row, 0))?.collect()
         };
         read().map_err(failed("reading restores"))
     }
@@ -431,7 +430,7 @@ fn seen_of(row: &Row<'_>) -> rusqlite::Result<SeenSnapshot> {
         new_bytes: count(8)?,
         entries: count(9)?,
         problems: count(10)?,
-        facts: from_json(&row.get::<_, String>(11)?),
+        facts: facts_at(row, 11)?,
     })
 }
 
@@ -444,8 +443,9 @@ fn json(facts: &BTreeMap<String, String>) -> String {
     serde_json::to_string(facts).expect("a map of texts is always JSON")
 }
 
-fn from_json(text: &str) -> BTreeMap<String, String> {
-    serde_json::from_str(text).unwrap_or_default()
+fn facts_at(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<BTreeMap<String, String>> {
+    serde_json::from_str(&row.get::<_, String>(column)?)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, error.into()))
 }
 
 /// Renames a catalog that cannot be used, with its journal.

@@ -1,6 +1,9 @@
 //! Why a job failed, and what a person can do about it.
 
+use std::path::{Path, PathBuf};
+
 use lifeboat_model::flow::ReadError;
+use lifeboat_model::nearest::nearest;
 use lifeboat_model::restore::{PlanError, ResolveError};
 use lifeboat_model::snapshot::BadRef;
 use lifeboat_model::{Role, SourceName};
@@ -18,6 +21,26 @@ pub enum JobError {
     /// The repository refused or failed.
     #[error(transparent)]
     Repository(#[from] RepoError),
+    /// There is no repository where the configuration says.
+    #[error("the repository {repository} is not initialised: {}", absent(url, key.as_deref()))]
+    NotInitialised {
+        /// Its name in the configuration.
+        repository: String,
+        /// Where it should be.
+        url: String,
+        /// A key file that is not there either.
+        key: Option<PathBuf>,
+    },
+    /// There is a repository, and this machine lacks the key for what was asked.
+    #[error("this machine is not initialised for the repository {repository}: the key file {} is not there", key.display())]
+    NoKeyFile {
+        /// Its name in the configuration.
+        repository: String,
+        /// The file.
+        key: PathBuf,
+        /// Whether a further host may ask for such a key.
+        writer: bool,
+    },
     /// The URL leads to no store.
     #[error("the store of the repository {repository:?} cannot be opened")]
     Store {
@@ -88,9 +111,22 @@ pub enum JobError {
     /// The person said no.
     #[error("nothing was done: the plan was declined")]
     Declined,
+    /// A target that is written to while a person is asked.
+    #[error("what stands at {to} keeps changing: nothing was done")]
+    Changing {
+        /// Where.
+        to: String,
+    },
     /// Somebody asked to stop.
     #[error("stopped by request")]
     Cancelled,
+}
+
+fn absent(url: &str, key: Option<&Path>) -> String {
+    match key {
+        Some(key) => format!("there is neither a repository in {url} nor the key file {}", key.display()),
+        None => format!("there is no repository in {url}"),
+    }
 }
 
 impl JobError {
@@ -99,11 +135,8 @@ impl JobError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Repository(error) => error.kind().exit_code(),
-            Self::Store { source: OpenError::Store(error), .. }
-                if error.kind == lifeboat_store::StoreErrorKind::NotFound =>
-            {
-                RepoErrorKind::NoRepository.exit_code()
-            }
+            Self::NotInitialised { .. } => RepoErrorKind::NoRepository.exit_code(),
+            Self::NoKeyFile { .. } => RepoErrorKind::Key.exit_code(),
             Self::Lock(LockError::Busy { .. }) => RepoErrorKind::Busy.exit_code(),
             Self::Store { source: OpenError::Url { .. }, .. }
             | Self::Usage { .. }
@@ -119,6 +152,16 @@ impl JobError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Repository(error) => error.hint().map(str::to_owned),
+            Self::NotInitialised { key: Some(_), .. } => Some("`lifeboat init` makes both".to_owned()),
+            Self::NotInitialised { key: None, .. } => {
+                Some("is its disk mounted? `lifeboat init` makes a repository where there never was one".to_owned())
+            }
+            Self::NoKeyFile { writer: true, .. } => {
+                Some("put it back, or let `lifeboat init` ask the owner for a new one".to_owned())
+            }
+            Self::NoKeyFile { writer: false, .. } => {
+                Some("is the medium that holds it mounted? `lifeboat init` tells which keys are missing".to_owned())
+            }
             Self::Store { source, .. } => source.hint().map(str::to_owned),
             Self::Source { source, .. } => source.hint().map(str::to_owned),
             Self::Read { source: ReadError::Damaged { .. }, .. } => Some(
@@ -130,6 +173,7 @@ impl JobError {
             Self::Lock(LockError::Busy { .. }) => Some("try again when it has ended".to_owned()),
             Self::Forbidden { hint, .. } => Some((*hint).to_owned()),
             Self::Usage { hint, .. } => hint.clone(),
+            Self::Changing { .. } => Some("stop what writes there, or add --yes".to_owned()),
             _ => None,
         }
     }
@@ -142,11 +186,21 @@ impl JobError {
         }
     }
 
+    /// A name that leads to nothing, with the nearest of those that do.
+    #[must_use]
+    pub fn unknown(what: String, name: &str, known: &[&str]) -> Self {
+        let hint = match nearest(name, known.iter().copied()) {
+            Some(near) => Some(format!("did you mean {near}?")),
+            None if known.is_empty() => None,
+            None => Some(format!("there is {}", known.join(", "))),
+        };
+        Self::Usage { what, hint }
+    }
+
     /// A source that the configuration does not know.
-    pub(crate) fn no_source(name: &SourceName, known: impl Iterator<Item = String>) -> Self {
-        let known: Vec<String> = known.collect();
-        let hint = if known.is_empty() { None } else { Some(format!("it has {}", known.join(", "))) };
-        Self::Usage { what: format!("the configuration has no source {name}"), hint }
+    pub(crate) fn no_source<'a>(name: &str, known: impl Iterator<Item = &'a SourceName>) -> Self {
+        let known: Vec<&str> = known.map(SourceName::as_str).collect();
+        Self::unknown(format!("the configuration has no source {name}"), name, &known)
     }
 
     /// Makes a closure for `map_err` out of what was being done.

@@ -144,7 +144,7 @@ pub fn plan_forget(
             || snapshots.iter().any(|s| s.stack.as_ref() == Some(&config.stack) && s.source.as_ref() == Some(name))
     };
     if let Some(unknown) = asked.iter().find(|name| !ours(name)) {
-        return Err(JobError::no_source(unknown, config.sources.keys().map(ToString::to_string)));
+        return Err(JobError::no_source(unknown.as_str(), config.sources.keys()));
     }
     report.forget_count = report.groups.iter().map(|group| group.forgotten().len() as u64).sum();
     Ok(report)

@@ -46,23 +46,17 @@ impl<'a> Host<'a> {
 
     /// The configured source of this name.
     pub(crate) fn source(&self, name: &SourceName) -> Result<&'a SourceConfig, JobError> {
-        let known = || self.config.sources.keys().map(ToString::to_string);
-        self.config.sources.get(name).ok_or_else(|| JobError::no_source(name, known()))
+        self.config.sources.get(name).ok_or_else(|| JobError::no_source(name.as_str(), self.config.sources.keys()))
     }
 
     /// The repository of this name, or all of the configuration.
     pub(crate) fn repositories(&self, name: Option<&str>) -> Result<Vec<&'a RepositoryConfig>, JobError> {
         let Some(name) = name else { return Ok(self.config.repositories.values().collect()) };
-        match self.config.repositories.get(name) {
-            Some(repository) => Ok(vec![repository]),
-            None => Err(JobError::Usage {
-                what: format!("the configuration has no repository {name:?}"),
-                hint: Some(format!(
-                    "it has {}",
-                    self.config.repositories.keys().cloned().collect::<Vec<_>>().join(", ")
-                )),
-            }),
+        if let Some(repository) = self.config.repositories.get(name) {
+            return Ok(vec![repository]);
         }
+        let known: Vec<&str> = self.config.repositories.keys().map(String::as_str).collect();
+        Err(JobError::unknown(format!("the configuration has no repository {name}"), name, &known))
     }
 
     /// The repository of this name, or the only one.
@@ -108,6 +102,11 @@ impl<'a> Host<'a> {
             self.run.monitor.note(&format!("{error}: {}; the run goes on without it", error.source));
         })
         .ok()
+    }
+
+    /// A run that was asked to stop fails in many words, and they mean one thing.
+    pub(crate) fn stopped_or(&self, error: JobError) -> JobError {
+        if self.run.cancel.is_cancelled() { JobError::Cancelled } else { error }
     }
 
     /// Records that a run begins.

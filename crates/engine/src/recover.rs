@@ -6,13 +6,12 @@ use std::path::Path;
 use jiff::tz::TimeZone;
 use lifeboat_model::config::{PortableConfig, RepositoryConfig, Role, SecretUrl, StackConfig};
 use lifeboat_model::{SnapshotSummary, StackName};
-use lifeboat_wire::fs::{Existing, write_durable};
 use serde::Serialize;
 
 use crate::error::JobError;
 use crate::host::Host;
 use crate::keys::Need;
-use crate::repository::open_repository;
+use crate::repository::{bare, elsewhere, open_repository};
 
 /// What a repository holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -44,16 +43,8 @@ pub struct RecoveredStack {
 /// # Panics
 /// Never: the stack's stand-in is a name.
 #[must_use]
-pub fn bare_config(url: SecretUrl, identity_file: &Path, state_dir: &Path) -> StackConfig {
-    let repository = RepositoryConfig {
-        name: "recover".to_owned(),
-        url,
-        writer_key_file: None,
-        maintainer_key_file: None,
-        identity_file: Some(identity_file.to_owned()),
-        retention: None,
-        zstd_level: 1,
-    };
+pub fn bare_config(url: &SecretUrl, identity_file: &Path, state_dir: &Path) -> StackConfig {
+    let repository = RepositoryConfig { identity_file: Some(identity_file.to_owned()), ..bare(url) };
     StackConfig {
         stack: StackName::new("recover").expect("the word is a name"),
         role: Role::Restore,
@@ -73,7 +64,7 @@ pub fn bare_config(url: SecretUrl, identity_file: &Path, state_dir: &Path) -> St
 /// [`JobError`] where the repository cannot be opened with the identity, or a body cannot be read.
 pub async fn recover(host: &Host<'_>) -> Result<RecoverReport, JobError> {
     let config = host.repository(None)?;
-    let mut repository = open_repository(host, config, Need::Read).await?;
+    let mut repository = open_repository(host, config, Need::Read).await.map_err(elsewhere)?;
     let listing = repository.list(host).await?;
     let mut stacks: BTreeMap<StackName, BTreeMap<String, Vec<SnapshotSummary>>> = BTreeMap::new();
     for snapshot in listing.snapshots {
@@ -94,17 +85,6 @@ pub async fn recover(host: &Host<'_>) -> Result<RecoverReport, JobError> {
     Ok(report)
 }
 
-/// Writes a recovered configuration to a new file that only its owner can read.
-///
-/// # Errors
-/// [`JobError::Io`], also where there is a file of that name.
-pub fn write_config(yaml: &str, path: &Path) -> Result<(), JobError> {
-    write_durable(path, yaml.as_bytes(), 0o600, Existing::Refuse).map_err(|error| JobError::Io {
-        what: format!("writing the configuration to {}", path.display()),
-        source: error.source,
-    })
-}
-
 /// The variables and files that a configuration names.
 fn supply_of(yaml: &str) -> Vec<String> {
     let mut supply = BTreeSet::new();
@@ -119,7 +99,8 @@ fn supply_of(yaml: &str) -> Vec<String> {
         if let Some((key, value)) = line.trim_start_matches([' ', '-', '{']).split_once(':') {
             let key = key.trim();
             let file = value.trim().trim_matches(['"', '\'']);
-            if (key.ends_with("File") || key == "passfile") && !file.is_empty() && !file.contains("${") {
+            // The repository's own key files are those of the host that is gone.
+            if ["passwordFile", "passfile"].contains(&key) && !file.is_empty() && !file.contains("${") {
                 supply.insert(format!("the file {file} ({key})"));
             }
         }
@@ -129,8 +110,6 @@ fn supply_of(yaml: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -139,23 +118,8 @@ mod tests {
                     sources:\n  registry:\n    url: postgres://b:${PG_PASSWORD}@${PG_HOST}/\n    passfile: \"/etc/pgpass\"\n";
         assert_eq!(
             supply_of(yaml),
-            [
-                "the file /etc/lifeboat/writer.key (writerKeyFile)",
-                "the file /etc/pgpass (passfile)",
-                "the variable PG_HOST",
-                "the variable PG_PASSWORD",
-            ]
+            ["the file /etc/pgpass (passfile)", "the variable PG_HOST", "the variable PG_PASSWORD",]
         );
         assert!(supply_of("a: ${unfinished\n").is_empty());
-    }
-
-    #[test]
-    fn a_recovered_configuration_never_replaces_a_file() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("lifeboat.yaml");
-        write_config("stack: a\n", &path).expect("written");
-        assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
-        assert!(write_config("stack: b\n", &path).is_err());
-        assert_eq!(std::fs::read_to_string(&path).expect("read"), "stack: a\n");
     }
 }

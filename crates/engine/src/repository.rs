@@ -5,16 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use lifeboat_model::config::RepositoryConfig;
+use lifeboat_model::config::{RepositoryConfig, SecretUrl};
 use lifeboat_model::flow::EntryReader;
 use lifeboat_model::{Digest, SnapshotId, SourceName, StackName};
 use lifeboat_repo::forget;
+use lifeboat_repo::format::Format;
+use lifeboat_repo::keyfile::KeyFileError;
 use lifeboat_repo::object::RepositoryId;
 use lifeboat_repo::root::RootBody;
 use lifeboat_repo::snapshots::{SnapshotInfo, SnapshotList};
 use lifeboat_repo::writer::{Sealed, SnapshotHead, SnapshotWriter, WriteOptions};
 use lifeboat_repo::{Access, Remembered, RememberedHead, RepoError, Repository, open_access};
-use lifeboat_store::Store;
+use lifeboat_store::url::OpenError;
+use lifeboat_store::{Store, StoreErrorKind};
 
 use crate::catalog::SeenSnapshot;
 use crate::error::JobError;
@@ -49,11 +52,17 @@ pub async fn open_repository(
     config: &RepositoryConfig,
     need: Need,
 ) -> Result<OpenRepository, JobError> {
-    let keys = load(host, config, need)?;
+    let keys = match load(host, config, need) {
+        Ok(keys) => keys,
+        Err(error) => return Err(without_keys(config, need, error).await),
+    };
     let store = open_store(config)?;
     let id = hex::encode(keys.home()?.0.0);
     let before = remembered(host, keys.home()?.0);
-    let opened = open_access(&store, &keys, before.as_ref()).await?;
+    let opened = open_access(&store, &keys, before.as_ref()).await.map_err(|error| match error {
+        RepoError::NoRepository { .. } => not_initialised(config, None),
+        other => other.into(),
+    })?;
     for warning in &opened.warnings {
         host.run.monitor.note(&format!("{}: {warning}", config.name));
     }
@@ -76,7 +85,12 @@ pub async fn open_repository(
 #[must_use]
 pub fn remembered(host: &Host<'_>, repository: RepositoryId) -> Option<Remembered> {
     let json = host.remember(host.catalog.memory(&hex::encode(repository.0), NEWEST)).flatten()?;
-    serde_json::from_str(&json).ok()
+    let read = serde_json::from_str(&json);
+    if let Err(error) = &read {
+        let what = "what this machine remembers of the newest state cannot be read and is learned anew";
+        host.run.monitor.note(&format!("{}: {what}: {error}", hex::encode(repository.0)));
+    }
+    read.ok()
 }
 
 /// Remembers what was seen of a repository, for [`remembered`].
@@ -88,9 +102,90 @@ pub fn remember(host: &Host<'_>, seen: &Remembered) {
     host.remember(host.catalog.remember(&hex::encode(seen.repository.0), NEWEST, &json));
 }
 
+/// The store of a repository that is there.
+///
+/// # Errors
+/// [`JobError::NotInitialised`] where it holds none, [`JobError::Store`] for a bad URL, or what the
+/// store said.
+pub async fn find_repository(config: &RepositoryConfig) -> Result<Arc<dyn Store>, JobError> {
+    let store = open_store(config)?;
+    match store.get(&Format::key(), None).await {
+        Ok(_) => Ok(store),
+        Err(error) if error.kind == StoreErrorKind::NotFound => Err(not_initialised(config, None)),
+        Err(error) => Err(RepoError::from(error).into()),
+    }
+}
+
+/// The same for a repository that somebody named by its URL.
+///
+/// # Errors
+/// As [`find_repository`]; [`RepoError::NoRepository`] where there is none.
+pub async fn find_by_url(url: &SecretUrl) -> Result<Arc<dyn Store>, JobError> {
+    find_repository(&bare(url)).await.map_err(elsewhere)
+}
+
+/// A repository of which nothing but the URL is known, which is its name as well.
+pub(crate) fn bare(url: &SecretUrl) -> RepositoryConfig {
+    RepositoryConfig {
+        name: url.to_string(),
+        url: url.clone(),
+        writer_key_file: None,
+        maintainer_key_file: None,
+        identity_file: None,
+        retention: None,
+        zstd_level: 1,
+    }
+}
+
+/// The same error without the advice to initialise: the repository was made elsewhere.
+pub(crate) fn elsewhere(error: JobError) -> JobError {
+    match error {
+        JobError::NotInitialised { url, .. } => RepoError::NoRepository { store: url }.into(),
+        JobError::NoKeyFile { key: path, .. } => {
+            RepoError::KeyFile { path, source: KeyFileError::Read(std::io::ErrorKind::NotFound.into()) }.into()
+        }
+        other => other,
+    }
+}
+
 fn open_store(config: &RepositoryConfig) -> Result<Arc<dyn Store>, JobError> {
-    lifeboat_store::url::open_store(config.url.expose())
-        .map_err(|source| JobError::Store { repository: config.name.clone(), source })
+    lifeboat_store::url::open_store(config.url.expose()).map_err(|source| match source {
+        OpenError::Store(error) if error.kind == StoreErrorKind::NotFound => not_initialised(config, None),
+        source => JobError::Store { repository: config.name.clone(), source },
+    })
+}
+
+fn not_initialised(config: &RepositoryConfig, key: Option<PathBuf>) -> JobError {
+    JobError::NotInitialised { repository: config.name.clone(), url: config.url.to_string(), key }
+}
+
+/// Why there are no keys: nothing was made yet, or only this machine lacks its key file.
+async fn without_keys(config: &RepositoryConfig, need: Need, error: JobError) -> JobError {
+    let files = [&config.writer_key_file, &config.maintainer_key_file, &config.identity_file];
+    let missing = match &error {
+        JobError::Repository(RepoError::KeyFile { path, source: KeyFileError::Read(error) })
+            if error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Some(path.clone())
+        }
+        JobError::Repository(RepoError::KeyMissing { .. }) => {
+            files.into_iter().flatten().find(|path| !path.exists()).cloned()
+        }
+        _ => None,
+    };
+    let Some(key) = missing else { return error };
+    if let Err(JobError::NotInitialised { .. }) = find_repository(config).await {
+        return not_initialised(config, Some(key));
+    }
+    match error {
+        // Of the keys that would do, none is configured.
+        JobError::Repository(RepoError::KeyMissing { .. }) if need != Need::List => error,
+        _ => JobError::NoKeyFile {
+            repository: config.name.clone(),
+            writer: config.writer_key_file.as_ref() == Some(&key),
+            key,
+        },
+    }
 }
 
 fn cache_dir(host: &Host<'_>, id: &str) -> PathBuf {

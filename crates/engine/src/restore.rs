@@ -20,7 +20,7 @@ use crate::repository::{OpenRepository, open_repository};
 
 mod carry;
 
-pub use carry::{Confirm, Mode, RestoreReport, carry_out};
+pub use carry::{Answer, Confirm, Mode, RestoreReport, Sides, carry_out};
 
 /// Where a restore goes, with what is needed to get there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,11 +95,15 @@ struct Opened<'a> {
 /// [`JobError`], as [`carry_out`]; a wrong or missing identity before anything is looked at.
 pub async fn restore(host: &Host<'_>, ask: &RestoreAsk, mode: Mode<'_>) -> Result<RestoreReport, JobError> {
     let opened = open(host, ask).await?;
-    let _lock = match (&ask.to, opened.origin) {
-        // No backup reads what is just being replaced.
-        (To::Origin, Some(source)) => Some(Lock::take(&host.config.state_dir, &host.lock_name(&source.name))?),
-        _ => None,
+    // No backup reads what is just being replaced.
+    let lock = || match (&ask.to, opened.origin) {
+        (To::Origin, Some(source)) => Ok(Some(Lock::take(&host.config.state_dir, &host.lock_name(&source.name))?)),
+        _ => Ok(None),
     };
+    if let Mode::Run(_) = mode {
+        // A backup that runs now is told before anybody is asked.
+        drop(lock()?);
+    }
     let (point, to) = (&opened.point, ask.to.shown());
     let request = RestoreRequest { snapshot: &opened.snapshot, point, to: &absolute(to), options: &ask.options };
     let machine = machine(host, &opened.repository);
@@ -107,7 +111,9 @@ pub async fn restore(host: &Host<'_>, ask: &RestoreAsk, mode: Mode<'_>) -> Resul
         Mode::DryRun => None,
         Mode::Run(_) => host.begin("restore", opened.snapshot.source.as_ref()),
     };
-    let result = carry_out(opened.data.as_ref(), opened.target.as_ref(), &request, &machine, mode, host.run).await;
+    let sides = Sides { data: opened.data.as_ref(), target: opened.target.as_ref(), lock: &lock };
+    let result = carry_out(sides, &request, &machine, mode, host.run).await;
+    let result = result.map_err(|error| host.stopped_or(error));
     if let Ok(report) = &result
         && report.restored.is_some()
     {
@@ -125,11 +131,10 @@ pub async fn verify(host: &Host<'_>, ask: &RestoreAsk) -> Result<VerifyReport, J
     let opened = open(host, ask).await?;
     let to = ask.to.shown();
     host.run.monitor.begin(&format!("comparing {to} with the snapshot"), opened.snapshot.bytes);
-    let verified = opened
-        .target
-        .verify(opened.data.as_ref(), &ask.options, host.run)
-        .await
-        .map_err(JobError::source(format!("comparing {to} with the snapshot")))?;
+    let verified = opened.target.verify(opened.data.as_ref(), &ask.options, host.run).await;
+    let verified = verified
+        .map_err(JobError::source(format!("comparing {to} with the snapshot")))
+        .map_err(|error| host.stopped_or(error))?;
     Ok(VerifyReport { snapshot: opened.snapshot, to, verified })
 }
 
@@ -218,6 +223,3 @@ fn end(host: &Host<'_>, run: Option<i64>, snapshot: &SnapshotSummary, result: &R
     };
     host.end(run, outcome, &RunEnd { snapshot: Some(snapshot.id), bytes, new_bytes: None, error });
 }
-
-#[cfg(test)]
-mod tests;

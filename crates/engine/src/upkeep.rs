@@ -1,7 +1,7 @@
 //! Keeping a repository in order: freeing space and looking for damage.
 
 use lifeboat_repo::check::{self, CheckScope, ProblemKind};
-use lifeboat_repo::prune::{self, PruneOptions, Wait};
+use lifeboat_repo::prune::{self, PruneOptions};
 use serde::Serialize;
 
 use crate::catalog::{Outcome, RunEnd};
@@ -17,28 +17,9 @@ pub struct PruneReport {
     pub repository: String,
     /// Whether only the plan was made.
     pub dry_run: bool,
-    /// Objects that were deleted.
-    pub deleted_objects: u64,
-    /// Their bytes.
-    pub deleted_bytes: u64,
-    /// Packs that this prune marked: a later one frees them.
-    pub marked_packs: u64,
-    /// Their bytes.
-    pub marked_bytes: u64,
-    /// Packs that were partly needed and packed anew.
-    pub repacked_packs: u64,
-    /// Bytes of the new packs.
-    pub written_bytes: u64,
-    /// Packs that snapshots need and that were in no index: they are indexed again.
-    pub indexed_packs: u64,
-    /// When what is marked may go, RFC 3339 UTC.
-    pub can_go_at: Option<String>,
-    /// Why what was marked before is still there.
-    pub waits: Vec<String>,
-    /// Domains that were left alone, and why.
-    pub refused: Vec<String>,
-    /// Damaged or forged objects that were passed over.
-    pub problems: Vec<String>,
+    /// What the repository's side did.
+    #[serde(flatten)]
+    pub done: prune::PruneReport,
 }
 
 /// Frees what no snapshot needs.
@@ -51,43 +32,14 @@ pub async fn prune(host: &Host<'_>, repository: Option<&str>, dry_run: bool) -> 
         let opened = open_repository(host, config, Need::Maintain).await?;
         let options = PruneOptions { dry_run, ..PruneOptions::default() };
         let run = if dry_run { None } else { host.begin("prune", None) };
-        let done = prune::prune(opened.inner(), &options, host.run).await.map_err(JobError::from);
+        let done = prune::prune(opened.inner(), &options, host.run).await;
+        let done = done.map_err(|error| host.stopped_or(error.into()));
         let outcome = if done.is_ok() { Outcome::Ok } else { Outcome::Failed };
         let error = done.as_ref().err().map(JobError::chain);
         host.end(run, outcome, &RunEnd { error, ..RunEnd::default() });
-        reports.push(told(&config.name, dry_run, done?));
+        reports.push(PruneReport { repository: config.name.clone(), dry_run, done: done? });
     }
     Ok(reports)
-}
-
-fn told(repository: &str, dry_run: bool, done: prune::PruneReport) -> PruneReport {
-    let refused = |refusal: prune::Refusal| format!("the domain {}: {}", hex::encode(refusal.domain.0), refusal.why);
-    PruneReport {
-        repository: repository.to_owned(),
-        dry_run,
-        deleted_objects: done.deleted_objects,
-        deleted_bytes: done.deleted_bytes,
-        marked_packs: done.marked_packs,
-        marked_bytes: done.marked_bytes,
-        repacked_packs: done.repacked_packs,
-        written_bytes: done.written_bytes,
-        indexed_packs: done.indexed_packs,
-        can_go_at: done.can_go_at.map(|time| time.to_string()),
-        waits: done.waits.iter().map(waits_for).collect(),
-        refused: done.refused.into_iter().map(refused).collect(),
-        problems: done.problems,
-    }
-}
-
-fn waits_for(wait: &Wait) -> String {
-    match wait {
-        Wait::Grace { mark, until } => format!("what the mark {} names may go from {until} on", mark.short()),
-        Wait::Run { mark, run, until } => format!(
-            "the open run {} has not seen the mark {}; without a sign of life it counts as dead from {until} on",
-            hex::encode(&run.0[..4]),
-            mark.short()
-        ),
-    }
 }
 
 /// What a check found in one repository.
@@ -143,7 +95,8 @@ pub async fn check(host: &Host<'_>, repository: Option<&str>, read_data: bool) -
         let opened = open_repository(host, config, Need::List).await?;
         let run = host.begin("check", None);
         let scope = CheckScope { read_data };
-        let done = check::check(opened.inner(), scope, opened.heads(), host.run).await.map_err(JobError::from);
+        let done = check::check(opened.inner(), scope, opened.heads(), host.run).await;
+        let done = done.map_err(|error| host.stopped_or(error.into()));
         let report = done.map(|found| found_in(&config.name, found));
         let (outcome, error) = match &report {
             Ok(report) if report.exit_code() == 0 => (Outcome::Ok, None),

@@ -8,6 +8,7 @@ pub mod config;
 pub mod entry;
 pub mod flow;
 pub mod id;
+pub mod nearest;
 pub mod path;
 pub mod recovery;
 pub mod restore;

@@ -249,6 +249,16 @@ pub struct RestorePlan {
     pub clone: bool,
 }
 
+impl RestorePlan {
+    /// Whether a yes to `shown` is a yes to this plan: it replaces the same things of the same
+    /// system.
+    #[must_use]
+    pub fn destroys_the_same(&self, shown: &Self) -> bool {
+        let deed = |plan: &Self| (plan.destructive, plan.clone, plan.replaces_count);
+        deed(self) == deed(shown) && self.replaces == shown.replaces && self.identity == shown.identity
+    }
+}
+
 /// Why a restore is refused before anything is touched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {

@@ -270,7 +270,7 @@ impl RepoError {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::NoRepository { .. } => Some("check the url; `lifeboat init` makes a repository where there is none"),
+            Self::NoRepository { .. } => Some("check the URL, and that the disk of the store is mounted"),
             Self::AlreadyThere { .. } => Some("use its key files, or give another url; nothing was changed"),
             Self::UnknownFeature { .. } | Self::Object { source: ObjectError::NewerVersion(_), .. } => {
                 Some("use a newer lifeboat")

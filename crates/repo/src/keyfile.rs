@@ -502,7 +502,7 @@ impl KeyFileError {
             Self::NewerVersion(_) | Self::UnknownRole(_) => Some("use a newer lifeboat"),
             Self::Line { .. } => Some("compare that line with the sheet, digit by digit"),
             Self::OtherRole { found: "pending-writer", .. } => Some(
-                "the owner must run `lifeboat key add` with this host's request; give the answer to `lifeboat init`",
+                "bring this host's request to the owner, who runs `lifeboat key add REQUEST`; then here `lifeboat key accept GRANT`",
             ),
             Self::Grant { .. } => Some("ask the owner to run `lifeboat key add` with this host's own request"),
             Self::OtherRole { .. } => Some("name the file of the role in the configuration"),

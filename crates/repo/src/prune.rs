@@ -3,6 +3,7 @@
 //!
 //! A prune needs a maintainer's keys only. It reads which chunks snapshots need, never what is in them.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use jiff::Timestamp;
 use lifeboat_model::flow::RunContext;
 use lifeboat_model::{Digest, ObjectHash};
 use lifeboat_store::Store;
+use serde::{Serialize, Serializer};
 
 use crate::access::Access;
 use crate::error::RepoError;
@@ -31,15 +33,17 @@ mod repack;
 pub use plan::{PruneOptions, Wait};
 
 /// What a prune did, or would do.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PruneReport {
     /// Objects that were deleted; with `dry_run` those that would be.
     pub deleted_objects: u64,
     /// Their bytes.
     pub deleted_bytes: u64,
-    /// Packs that were marked by this prune.
+    /// Objects that were marked by this prune, packs among them; with `dry_run` those that would be.
+    pub marked_objects: u64,
+    /// Packs among them.
     pub marked_packs: u64,
-    /// Their bytes: what a later prune frees.
+    /// The bytes of these packs: what a later prune frees.
     pub marked_bytes: u64,
     /// Packs that are partly needed and were packed anew; a dry run counts those that would be.
     pub repacked_packs: u64,
@@ -47,7 +51,9 @@ pub struct PruneReport {
     pub written_bytes: u64,
     /// Packs that snapshots need and that were in no index: they are indexed again.
     pub indexed_packs: u64,
-    /// When the newest mark may be acted upon, by the store's clock.
+    /// From when on a prune can delete all that is marked, by the store's clock; with `dry_run` if
+    /// the prune ran now.
+    #[serde(serialize_with = "lifeboat_model::snapshot::rfc3339_or_null")]
     pub can_go_at: Option<Timestamp>,
     /// Why what was marked before is not deleted yet.
     pub waits: Vec<Wait>,
@@ -64,6 +70,18 @@ pub struct Refusal {
     pub domain: DomainId,
     /// What is in the way.
     pub why: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the domain {}: {}", hex::encode(self.domain.0), self.why)
+    }
+}
+
+impl Serialize for Refusal {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// The most problems that a report tells.
@@ -131,6 +149,7 @@ pub async fn prune(
             job.mark(&plan, &mut report).await?;
         }
     }
+    report.can_go_at = report.waits.iter().map(Wait::until).chain(report.can_go_at).max();
     Ok(report)
 }
 
@@ -168,6 +187,18 @@ impl Job<'_> {
             report.marked_packs += 1;
             report.marked_bytes += self.pack_bytes(*kind, hash);
         }
+        if plan.marks() {
+            let packs = plan.garbage.len() + plan.repack.len();
+            self.marked(packs + plan.supersede.len() + plan.roots.len(), report);
+        }
+    }
+
+    /// Counts what a mark names, and when it ripens.
+    fn marked(&self, objects: usize, report: &mut PruneReport) {
+        report.marked_objects += objects as u64;
+        let view = &self.gathered.views[&self.number];
+        let ripe = plan::later(plan::later(view.now, view.grace), view.list_staleness);
+        report.can_go_at = report.can_go_at.max(Some(ripe));
     }
 
     /// Tells every writer what is going to be deleted.
@@ -187,9 +218,7 @@ impl Job<'_> {
             report.marked_packs += 1;
             report.marked_bytes += self.pack_bytes(*kind, hash);
         }
-        let view = &self.gathered.views[&self.number];
-        let ripe = plan::later(plan::later(view.now, view.grace), view.list_staleness);
-        report.can_go_at = report.can_go_at.max(Some(ripe));
+        self.marked(mark.packs.len() + mark.indexes.len() + mark.others.len(), report);
         Ok(())
     }
 }

@@ -154,13 +154,13 @@ pub enum StoreErrorKind {
 
 /// A failed call to a store.
 #[derive(Debug, thiserror::Error)]
-#[error("{operation} {key} in {store} failed")]
+#[error("{operation} {}{store} failed", if key.is_empty() { String::new() } else { format!("{key} in ") })]
 pub struct StoreError {
     /// What to decide by.
     pub kind: StoreErrorKind,
     /// `put`, `get`, `list`, `delete`.
     pub operation: &'static str,
-    /// The object, or the prefix of a list.
+    /// The object, or the prefix of a list; empty where the whole store is meant.
     pub key: String,
     /// The store, without secrets.
     pub store: String,

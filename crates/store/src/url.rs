@@ -31,9 +31,7 @@ impl OpenError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Url { .. } => Some("write the directory as file:///srv/lifeboat"),
-            Self::Store(error) if error.kind == crate::StoreErrorKind::NotFound => {
-                Some("is the disk mounted? `lifeboat init` creates the directory of a new repository")
-            }
+            Self::Store(error) if error.kind == crate::StoreErrorKind::NotFound => Some("is the disk mounted?"),
             Self::Store(error) => error.hint(),
         }
     }

@@ -25,8 +25,12 @@ const RUNS: usize = 3;
 pub(crate) fn run(session: &Session, which: ConfigCommand) -> Result<Exit, Failure> {
     match which {
         ConfigCommand::Schema => {
-            let text = serde_json::to_string_pretty(&schema()).map_err(|error| Failure::of(Exit::Failed, &error))?;
-            output::text(&text)?;
+            if session.json() {
+                output::json("schemas", &[schema()])?;
+            } else {
+                let text = serde_json::to_string_pretty(&schema());
+                output::text(&text.map_err(|error| Failure::of(Exit::Failed, &error))?)?;
+            }
         }
         ConfigCommand::Show => {
             let loaded = session.load()?;
@@ -35,7 +39,7 @@ pub(crate) fn run(session: &Session, which: ConfigCommand) -> Result<Exit, Failu
             }
             let shown = effective(&loaded, session.talk.clock.now());
             if session.json() {
-                output::json("config", &shown)?;
+                output::json("configurations", &[shown])?;
             } else {
                 output::text(&to_yaml(&shown)?)?;
             }

@@ -6,17 +6,16 @@ use std::sync::Arc;
 use futures::StreamExt;
 use lifeboat_engine::Host;
 use lifeboat_engine::datastore::source_of;
-use lifeboat_engine::repository::remembered;
+use lifeboat_engine::repository::{find_repository, remembered};
 use lifeboat_model::config::{RepositoryConfig, Role};
 use lifeboat_model::retention::TOLERANCE;
 use lifeboat_model::target::{Finding, Verdict};
-use lifeboat_repo::format::Format;
 use lifeboat_repo::keyfile::KeyFile;
-use lifeboat_repo::{Keys, RepoError, open_access};
+use lifeboat_repo::{Keys, open_access};
 use lifeboat_store::{Immutability, Store};
 use serde::Serialize;
 
-use super::key::{open_store, test_here};
+use super::key_file::tested;
 use crate::config::Loaded;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -102,9 +101,8 @@ impl Doctor<'_> {
 
     /// Room in the file system of a directory; a warning below `least_bytes`.
     fn space(&mut self, about: &str, dir: &Path, least_bytes: u64) {
-        match rustix::fs::statvfs(dir) {
-            Ok(fs) => {
-                let free = fs.f_bavail.saturating_mul(fs.f_frsize);
+        match lifeboat_wire::fs::room(dir) {
+            Ok((free, _)) => {
                 let verdict = if free < least_bytes { Verdict::Warning } else { Verdict::Good };
                 self.add(about, verdict, format!("{}: {} free", dir.display(), output::size(free)), None);
             }
@@ -114,17 +112,10 @@ impl Doctor<'_> {
 
     async fn repository(&mut self, repository: &RepositoryConfig) {
         let about = format!("repository {}", repository.name);
-        let store = match open_store(repository) {
+        let store = match find_repository(repository).await {
             Ok(store) => store,
-            Err(failure) => return self.failed(&about, &failure),
+            Err(error) => return self.failed(&about, &error.into()),
         };
-        if let Err(error) = store.get(&Format::key(), None).await {
-            let error = match error.kind {
-                lifeboat_store::StoreErrorKind::NotFound => RepoError::NoRepository { store: store.to_string() },
-                _ => error.into(),
-            };
-            return self.failed(&about, &error.into());
-        }
         self.add(&about, Verdict::Good, format!("{} holds a repository", repository.url), None);
         if let Some(dir) = repository.url.expose().strip_prefix("file://") {
             self.space(&about, Path::new(dir), 10 << 30);
@@ -182,7 +173,11 @@ impl Doctor<'_> {
                     );
                 }
                 Some(path) => {
-                    let hint = Some("`lifeboat init` makes it, or asks the owner for it".to_owned());
+                    let hint = Some(if name == "writerKeyFile" {
+                        "put it back, or let `lifeboat init` ask the owner for a new one".to_owned()
+                    } else {
+                        "put it back, or take it out of the configuration".to_owned()
+                    });
                     let verdict = if needed { Verdict::Bad } else { Verdict::Warning };
                     self.add(about, verdict, format!("{name} {} is missing", path.display()), hint);
                 }
@@ -214,10 +209,10 @@ impl Doctor<'_> {
                 return false;
             }
         };
-        let tested = match test_here(Some(&self.host), store, &key).await {
+        let tested = match tested(Some(&self.host), store, &key, path).await {
             Ok(tested) => tested,
-            Err(error) => {
-                self.failed(about, &error.into());
+            Err(failure) => {
+                self.failed(about, &failure);
                 return false;
             }
         };

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lifeboat_engine::Host;
+use lifeboat_engine::{Host, JobError};
 use lifeboat_model::config::{RepositoryConfig, Role, StackConfig};
 use lifeboat_repo::format::Format;
 use lifeboat_repo::join::{Grant, accept_grant};
@@ -15,7 +15,7 @@ use lifeboat_repo::{CreateOptions, Creation, Passphrase, RepoError};
 use lifeboat_store::{Store, StoreErrorKind};
 use serde::Serialize;
 
-use super::key::{create_store, decode_grant, key_parent, read_key, test_here, write_request};
+use super::key_file::{create_store, decode_grant, key_parent, read_key, tested, write_request};
 use crate::args::InitArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -24,16 +24,37 @@ use crate::request;
 use crate::secret::{Asker, new_passphrase};
 use crate::session::{Session, absolute};
 
-/// What `init` found or made.
+/// A repository that `init` found or made.
 #[derive(Debug, Serialize)]
 struct Made {
-    repository: String,
-    /// `repository`, `identity`, `writer`, `maintainer`.
-    what: &'static str,
-    /// Where it is.
-    place: String,
-    /// `made`, `there already`, `asked for`, `accepted`.
+    name: String,
+    url: String,
+    /// `made`, `there already`.
     state: &'static str,
+    keys: Vec<MadeKey>,
+}
+
+/// A key file of it.
+#[derive(Debug, Serialize)]
+struct MadeKey {
+    /// `identity`, `writer`, `maintainer`.
+    role: &'static str,
+    /// `made`, `there already`, `asked for`, `waits for its grant`, `accepted`, `missing`.
+    state: &'static str,
+    /// Where it is; of one that was asked for, the request.
+    file: PathBuf,
+}
+
+impl Made {
+    fn key(&mut self, role: &'static str, state: &'static str, file: &Path) {
+        self.keys.push(MadeKey { role, state, file: file.to_owned() });
+    }
+
+    fn rows(&self) -> Vec<Vec<String>> {
+        let row = |what: &str, state: &str, place: String| vec![self.name.clone(), what.into(), state.into(), place];
+        let keys = self.keys.iter().map(|key| row(key.role, key.state, key.file.display().to_string()));
+        std::iter::once(row("repository", self.state, self.url.clone())).chain(keys).collect()
+    }
 }
 
 pub(crate) async fn run(session: &Session, args: InitArgs) -> Result<Exit, Failure> {
@@ -52,16 +73,13 @@ pub(crate) async fn run(session: &Session, args: InitArgs) -> Result<Exit, Failu
     for repository in chosen {
         let (host, args, passphrase) = (running.host(), &args, &passphrase);
         let init = Init { session, host, config: &loaded.config, repository, args, passphrase, grace_seconds };
-        init.run(&mut made).await?;
+        made.push(init.run().await?);
     }
     if session.json() {
-        output::json("made", &made)?;
+        output::json("repositories", &made)?;
     } else {
         let columns = [Column::Left("REPOSITORY"), Column::Left("WHAT"), Column::Left("STATE"), Column::Left("PLACE")];
-        let row = |made: &Made| {
-            vec![made.repository.clone(), made.what.to_owned(), made.state.to_owned(), made.place.clone()]
-        };
-        session.talk.note(&output::table(&columns, made.iter().map(row)));
+        session.talk.note(&output::table(&columns, made.iter().flat_map(Made::rows)));
     }
     Ok(Exit::Ok)
 }
@@ -73,8 +91,7 @@ pub(crate) fn chosen<'a>(config: &'a StackConfig, name: Option<&str>) -> Result<
         return Ok(vec![repository]);
     }
     let known: Vec<&str> = config.repositories.keys().map(String::as_str).collect();
-    Err(Failure::usage(format!("the configuration has no repository {name:?}"))
-        .hint(format!("it has {}", known.join(", "))))
+    Err(JobError::unknown(format!("the configuration has no repository {name}"), name, &known).into())
 }
 
 struct Init<'a> {
@@ -88,24 +105,23 @@ struct Init<'a> {
 }
 
 impl Init<'_> {
-    async fn run(&self, made: &mut Vec<Made>) -> Result<(), Failure> {
+    async fn run(&self) -> Result<Made, Failure> {
         let store = create_store(self.repository)?;
         if exists(&store).await? {
             if self.args.recovery_sheet {
                 return Err(Failure::usage("the repository is there already")
                     .hint("`lifeboat key export --sheet --identity FILE` prints its recovery sheet"));
             }
-            self.note(made, "repository", "there already", self.repository.url.to_string());
-            return self.join(&store, made).await;
+            return self.join(&store).await;
         }
         if self.args.grant.is_some() {
             return Err(RepoError::NoRepository { store: store.to_string() }.into());
         }
-        self.create(&store, made).await
+        self.create(&store).await
     }
 
-    fn note(&self, made: &mut Vec<Made>, what: &'static str, state: &'static str, place: String) {
-        made.push(Made { repository: self.repository.name.clone(), what, place, state });
+    fn found(&self, state: &'static str) -> Made {
+        Made { name: self.repository.name.clone(), url: self.repository.url.to_string(), state, keys: Vec::new() }
     }
 
     /// Where the owner's key goes. A host that backs up keeps none by accident.
@@ -126,7 +142,8 @@ impl Init<'_> {
         }
     }
 
-    async fn create(&self, store: &Arc<dyn Store>, made: &mut Vec<Made>) -> Result<(), Failure> {
+    async fn create(&self, store: &Arc<dyn Store>) -> Result<Made, Failure> {
+        let mut made = self.found("made");
         let identity = self.identity_place()?;
         let options = CreateOptions {
             now: self.session.talk.clock.now(),
@@ -161,20 +178,12 @@ impl Init<'_> {
                 key_parent(path)?;
                 key.write_new(path, if what == "identity" { self.passphrase.as_ref() } else { None })?;
             }
-            self.note(made, what, if there { "there already" } else { "made" }, path.display().to_string());
+            made.key(what, if there { "there already" } else { "made" }, path);
         }
         creation.put(store).await?;
-        made.insert(
-            0,
-            Made {
-                repository: self.repository.name.clone(),
-                what: "repository",
-                state: "made",
-                place: self.repository.url.to_string(),
-            },
-        );
-        test_here(Some(&self.host), store, &KeyFile::Owner(creation.owner.clone())).await?;
-        self.tell_owner(&identity, &creation.owner)
+        tested(Some(&self.host), store, &KeyFile::Owner(creation.owner.clone()), &identity).await?;
+        self.tell_owner(&identity, &creation.owner)?;
+        Ok(made)
     }
 
     fn tell_owner(&self, identity: &Path, owner: &OwnerKey) -> Result<(), Failure> {
@@ -216,12 +225,12 @@ impl Init<'_> {
         };
         let home = owner.as_ref().map(|owner| (owner.identity.repository, owner.identity.root));
         let mut left = Left { owner, writer: None, maintainer: None };
-        for path in [&self.repository.writer_key_file, &self.repository.maintainer_key_file] {
-            match read(path.as_ref())? {
-                Some(key) if Some(key.home()) != home => return Err(foreign(path.as_deref().unwrap_or(Path::new("")))),
+        for path in [&self.repository.writer_key_file, &self.repository.maintainer_key_file].into_iter().flatten() {
+            match read(Some(path))? {
+                Some(key) if Some(key.home()) != home => return Err(foreign(path)),
                 Some(KeyFile::Writer(key)) => left.writer = Some(key),
                 Some(KeyFile::Maintainer(key)) => left.maintainer = Some(key),
-                Some(_) => return Err(foreign(path.as_deref().unwrap_or(Path::new("")))),
+                Some(_) => return Err(foreign(path)),
                 None => {}
             }
         }
@@ -229,15 +238,16 @@ impl Init<'_> {
     }
 
     /// The repository is there: what is missing here is asked for, and what was granted taken.
-    async fn join(&self, store: &Arc<dyn Store>, made: &mut Vec<Made>) -> Result<(), Failure> {
+    async fn join(&self, store: &Arc<dyn Store>) -> Result<Made, Failure> {
+        let mut made = self.found("there already");
         let asker = Asker::new(self.args.protect.passphrase_file.as_ref())?;
+        let accepted = self.args.grant.is_some();
         if let Some(grant) = &self.args.grant {
             let grant: Grant = decode_grant(grant)?;
             let path = self.repository.writer_key_file.as_ref().ok_or_else(|| {
                 Failure::usage(format!("the repository {} has no writerKeyFile", self.repository.name))
             })?;
             accept_grant(path, &grant)?;
-            self.note(made, "writer", "accepted", path.display().to_string());
         }
         let files = [
             ("identity", self.repository.identity_file.as_ref()),
@@ -249,19 +259,19 @@ impl Init<'_> {
             if path.exists() {
                 let key = read_key(path, &asker)?;
                 if matches!(key, KeyFile::Pending(_)) {
-                    self.note(made, what, "waits for its grant", path.display().to_string());
+                    made.key(what, "waits for its grant", path);
                     continue;
                 }
-                test_here(Some(&self.host), store, &key).await?;
-                self.note(made, what, "there already", path.display().to_string());
+                tested(Some(&self.host), store, &key, path).await?;
+                made.key(what, if accepted && what == "writer" { "accepted" } else { "there already" }, path);
             } else if what == "writer" {
-                let request = write_request(self.session, store, self.config, path, None).await?;
-                self.note(made, what, "asked for", request.display().to_string());
+                let (_, request) = write_request(self.session, store, self.config, path, None).await?;
+                made.key(what, "asked for", &request);
             } else {
-                self.note(made, what, "missing", path.display().to_string());
+                made.key(what, "missing", path);
             }
         }
-        Ok(())
+        Ok(made)
     }
 }
 

@@ -1,24 +1,24 @@
 //! `key generate|export|add|remove|accept|test`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use lifeboat_engine::repository::{remember, remembered};
-use lifeboat_engine::{Host, JobError};
+use lifeboat_engine::Host;
+use lifeboat_engine::repository::{find_by_url, find_repository, remember, remembered};
 use lifeboat_model::ObjectHash;
-use lifeboat_model::config::{RepositoryConfig, StackConfig};
+use lifeboat_model::config::{SecretUrl, StackConfig};
 use lifeboat_repo::crypt::VerifyKey;
 use lifeboat_repo::export::export_secrets;
-use lifeboat_repo::join::{Grant, Request, Scope, accept_grant, request_writer};
-use lifeboat_repo::key_test::{KeyReport, test_key};
-use lifeboat_repo::keyfile::{IdentityKey, KeyFile, KeyFileError, MaintainerKey, OwnerKey};
+use lifeboat_repo::join::{Request, accept_grant};
+use lifeboat_repo::keyfile::{IdentityKey, KeyFile, MaintainerKey, OwnerKey};
 use lifeboat_repo::owner::{DomainChoice, REMOVED_READER_NOTICE};
-use lifeboat_repo::{Access, Changed, Keys, Owner, Remembered, RepoError, Repository, open_access};
+use lifeboat_repo::{Access, Changed, Keys, Owner, Remembered, Repository, open_access};
 use lifeboat_store::Store;
-use lifeboat_wire::fs::{Existing, create_dir_durable, write_durable};
 use serde::Serialize;
 
-use super::init::chosen;
+use super::key_file::{
+    at, beside, decode_grant, id, identity_path, key_parent, one, owner_key, read_key, tested, write_request,
+};
 use crate::args::{
     IdentityArgs, KeyAcceptArgs, KeyAddArgs, KeyCommand, KeyExportArgs, KeyGenerateArgs, KeyRemoveArgs, KeyRole,
     KeyTestArgs, MemoryArgs,
@@ -26,6 +26,7 @@ use crate::args::{
 use crate::confirm::confirm;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::file;
 use crate::output;
 use crate::secret::{Asker, new_passphrase};
 use crate::session::{Session, absolute};
@@ -34,8 +35,7 @@ pub(crate) async fn run(session: &Session, which: KeyCommand) -> Result<Exit, Fa
     if let KeyCommand::Test(args) = &which
         && let Some(url) = &args.url
     {
-        let store = lifeboat_store::url::open_store(url)
-            .map_err(|source| JobError::Store { repository: url.clone(), source })?;
+        let store = find_by_url(&SecretUrl::new(url.clone())).await?;
         return test(session, &store, url, args, None).await;
     }
     let loaded = session.load()?;
@@ -49,7 +49,7 @@ pub(crate) async fn run(session: &Session, which: KeyCommand) -> Result<Exit, Fa
         KeyCommand::Test(args) => {
             let repository = one(config, args.repository.as_deref())?;
             let running = session.begin(config.clone(), Asker::default())?;
-            test(session, &open_store(repository)?, &repository.name, &args, Some(&running.host())).await
+            test(session, &find_repository(repository).await?, &repository.name, &args, Some(&running.host())).await
         }
     }
 }
@@ -80,7 +80,7 @@ fn tell(session: &Session, told: &Told) -> Result<Exit, Failure> {
 
 async fn generate(session: &Session, config: &StackConfig, args: KeyGenerateArgs) -> Result<Exit, Failure> {
     let repository = one(config, args.repository.as_deref())?;
-    let store = open_store(repository)?;
+    let store = find_repository(repository).await?;
     let out = absolute(&args.out)?;
     key_parent(&out)?;
     let wants_owner = || {
@@ -89,8 +89,15 @@ async fn generate(session: &Session, config: &StackConfig, args: KeyGenerateArgs
     };
     let (key, changed) = match args.role {
         KeyRole::Writer => {
-            write_request(session, &store, config, &out, args.request.as_deref()).await?;
-            return Ok(Exit::Ok);
+            let (request, path) = write_request(session, &store, config, &out, args.request.as_deref()).await?;
+            let told = Told {
+                role: "pending-writer",
+                key: id(request.verify),
+                repository: repository.name.clone(),
+                file: Some(out),
+                notes: vec![format!("its request to the owner is {}", path.display())],
+            };
+            return tell(session, &told);
         }
         KeyRole::Maintainer | KeyRole::Identity => {
             let identity = IdentityArgs {
@@ -130,29 +137,44 @@ async fn generate(session: &Session, config: &StackConfig, args: KeyGenerateArgs
     )
 }
 
+/// What belongs into the safe, as `--json` tells it.
+#[derive(Serialize)]
+struct Exported<'a> {
+    repository: &'a str,
+    /// `sheet` or `secrets`.
+    what: &'static str,
+    /// To be kept as it is.
+    text: &'a str,
+}
+
 async fn export(session: &Session, config: &StackConfig, args: KeyExportArgs) -> Result<Exit, Failure> {
     let repository = one(config, args.repository.as_deref())?;
     let asker = Asker::new(args.identity.passphrase_file.as_ref())?;
     let path = identity_path(repository, &args.identity)?;
     let key = read_key(&path, &asker)?;
-    let text = if args.sheet {
+    let (what, text) = if args.sheet {
         let owner = key.into_owner().map_err(at(&path))?;
-        lifeboat_repo::recovery_sheet::print(&owner, &repository.url.to_string(), session.talk.clock.now())
+        let url = repository.url.to_string();
+        ("sheet", lifeboat_repo::recovery_sheet::print(&owner, &url, session.talk.clock.now()))
     } else {
         let identity = key.into_identity().map_err(at(&path))?;
         let running = session.begin(config.clone(), Asker::default())?;
         let before = remembered(&running.host(), identity.repository);
-        export_secrets(&open_store(repository)?, &identity, before.as_ref()).await?
+        ("secrets", export_secrets(&find_repository(repository).await?, &identity, before.as_ref()).await?)
     };
     session.talk.warn("what follows are secrets: print it or put it into a safe, do not keep it on this machine");
-    output::text(&text)?;
+    if session.json() {
+        output::json("exports", &[Exported { repository: &repository.name, what, text: &text }])?;
+    } else {
+        output::text(&text)?;
+    }
     Ok(Exit::Ok)
 }
 
 async fn add(session: &Session, config: &StackConfig, args: KeyAddArgs) -> Result<Exit, Failure> {
     let repository = one(config, args.repository.as_deref())?;
-    let store = open_store(repository)?;
-    let text = read_text(&args.request)?;
+    let text = file::read("request", &args.request)?;
+    let store = find_repository(repository).await?;
     let request = Request::decode(&text).map_err(at(&args.request))?;
     let key = owner_key(repository, &args.owner)?;
     let sources = if request.wish.sources.is_empty() {
@@ -160,7 +182,9 @@ async fn add(session: &Session, config: &StackConfig, args: KeyAddArgs) -> Resul
     } else {
         request.wish.sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     };
-    session.talk.note(&format!(
+    let path = args.grant.unwrap_or_else(|| beside(&args.request, "grant"));
+    file::refuse_taken(&path)?;
+    session.talk.plan(&format!(
         "the host {:?} asks to back up {sources} of the stack {}\n  fingerprint {}\n  \
          compare it with the one that the host showed: whoever carried the request could have changed it",
         output::one_line(&request.host),
@@ -177,11 +201,11 @@ async fn add(session: &Session, config: &StackConfig, args: KeyAddArgs) -> Resul
         }
         None => DomainChoice::New,
     };
-    confirm("Add it?", args.yes)?;
+    let hint = "compare the fingerprint above with the one that the host shows, then add --yes";
+    confirm("Add it?", args.yes, hint)?;
     let (grant, changed) = owners.owner().add_writer(&request, domain, std::slice::from_ref(&request.wish)).await?;
     owners.changed(&changed);
-    let path = args.grant.unwrap_or_else(|| beside(&args.request, "grant"));
-    write_text(&path, &grant.encode())?;
+    file::write_new(&path, &grant.encode(), 0o644)?;
     tell(
         session,
         &Told {
@@ -199,7 +223,7 @@ async fn add(session: &Session, config: &StackConfig, args: KeyAddArgs) -> Resul
 
 async fn remove(session: &Session, config: &StackConfig, args: KeyRemoveArgs) -> Result<Exit, Failure> {
     let repository = one(config, args.repository.as_deref())?;
-    let store = open_store(repository)?;
+    let store = find_repository(repository).await?;
     let key = owner_key(repository, &args.owner)?;
     let running = session.begin(config.clone(), Asker::default())?;
     let owners = Owners::new(session, running.host(), &store, &key, args.memory);
@@ -218,8 +242,8 @@ async fn remove(session: &Session, config: &StackConfig, args: KeyRemoveArgs) ->
     } else {
         notes.push(REMOVED_READER_NOTICE.to_owned());
     }
-    session.talk.note(&format!("takes the {role} {} off the roster\n  {}", id(verify), notes[0]));
-    confirm("Remove it?", args.yes)?;
+    session.talk.plan(&format!("takes the {role} {} off the roster\n  {}", id(verify), notes[0]));
+    confirm("Remove it?", args.yes, "read above what it means, then add --yes")?;
     let owner = owners.owner();
     let changed = match role {
         "writer" => {
@@ -268,7 +292,7 @@ async fn test(
     host: Option<&Host<'_>>,
 ) -> Result<Exit, Failure> {
     let key = read_key(&args.file, &Asker::new(args.passphrase_file.as_ref())?)?;
-    let report = test_here(host, store, &key).await?;
+    let report = tested(host, store, &key, &args.file).await?;
     for warning in &report.warnings {
         session.talk.warn(&warning.to_string());
     }
@@ -280,85 +304,6 @@ async fn test(
         notes: report.proved.iter().map(ToString::to_string).collect(),
     };
     tell(session, &told)
-}
-
-/// Makes the keys of a further writer and the request for the owner.
-pub(crate) async fn write_request(
-    session: &Session,
-    store: &Arc<dyn Store>,
-    config: &StackConfig,
-    out: &Path,
-    request: Option<&Path>,
-) -> Result<PathBuf, Failure> {
-    let path = request.map_or_else(|| beside(out, "request"), Path::to_owned);
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
-    let wish = Scope { stack: config.stack.clone(), sources: Vec::new() };
-    let (pending, request) = request_writer(store, &host, wish).await?;
-    key_parent(out)?;
-    KeyFile::Pending(pending).write_new(out, None)?;
-    write_text(&path, &request.encode())?;
-    session.talk.note(&format!(
-        "this host asks to be a writer; bring {} to the owner, who runs\n  \
-         lifeboat key add REQUEST --identity OWNER\n  \
-         and compares the fingerprint {}\n\
-         then here: lifeboat key accept GRANT",
-        path.display(),
-        request.fingerprint()
-    ));
-    Ok(path)
-}
-
-/// The repository of this name, or the only one.
-fn one<'a>(config: &'a StackConfig, name: Option<&str>) -> Result<&'a RepositoryConfig, Failure> {
-    match chosen(config, name)?.as_slice() {
-        [one] => Ok(one),
-        several => {
-            let names: Vec<&str> = several.iter().map(|repository| repository.name.as_str()).collect();
-            Err(Failure::usage("the configuration has several repositories")
-                .hint(format!("add --repository: {}", names.join(", "))))
-        }
-    }
-}
-
-pub(crate) fn open_store(repository: &RepositoryConfig) -> Result<Arc<dyn Store>, Failure> {
-    lifeboat_store::url::open_store(repository.url.expose())
-        .map_err(|source| JobError::Store { repository: repository.name.clone(), source }.into())
-}
-
-pub(crate) fn create_store(repository: &RepositoryConfig) -> Result<Arc<dyn Store>, Failure> {
-    lifeboat_store::url::create_store(repository.url.expose())
-        .map_err(|source| JobError::Store { repository: repository.name.clone(), source }.into())
-}
-
-pub(crate) fn read_key(path: &Path, asker: &Asker) -> Result<KeyFile, Failure> {
-    Ok(KeyFile::read(path, &mut || asker.ask(path))?)
-}
-
-fn identity_path(repository: &RepositoryConfig, args: &IdentityArgs) -> Result<PathBuf, Failure> {
-    match (&args.identity, &repository.identity_file) {
-        (Some(path), _) => absolute(path),
-        (None, Some(path)) => Ok(path.clone()),
-        (None, None) => Err(RepoError::KeyMissing { what: "this", needs: "the owner's key" }.into()),
-    }
-}
-
-fn owner_key(repository: &RepositoryConfig, args: &IdentityArgs) -> Result<OwnerKey, Failure> {
-    let path = identity_path(repository, args)?;
-    Ok(read_key(&path, &Asker::new(args.passphrase_file.as_ref())?)?.into_owner().map_err(at(&path))?)
-}
-
-/// Tests a key against the store and against what this machine remembers of it.
-pub(crate) async fn test_here(
-    host: Option<&Host<'_>>,
-    store: &Arc<dyn Store>,
-    key: &KeyFile,
-) -> Result<KeyReport, RepoError> {
-    let before = host.and_then(|host| remembered(host, key.home().0));
-    let report = test_key(store, key, before.as_ref()).await?;
-    if let Some(host) = host {
-        remember(host, &report.remembered);
-    }
-    Ok(report)
 }
 
 /// The owner at work, with what this machine remembers of the repository.
@@ -421,40 +366,4 @@ fn only<T>(found: impl Iterator<Item = T>, prefix: &str) -> Result<T, Failure> {
         (None, _) => Err(Failure::usage(format!("no key on the roster begins with {prefix}"))
             .hint("`lifeboat doctor` lists the keys of the roster")),
     }
-}
-
-/// The id by which a key is told.
-fn id(key: VerifyKey) -> String {
-    hex::encode(key.0)
-}
-
-fn at(path: &Path) -> impl Fn(KeyFileError) -> RepoError + '_ {
-    |source| RepoError::KeyFile { path: path.to_owned(), source }
-}
-
-pub(crate) fn decode_grant(path: &Path) -> Result<Grant, Failure> {
-    Ok(Grant::decode(&read_text(path)?).map_err(at(path))?)
-}
-
-fn read_text(path: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path)
-        .map_err(|source| RepoError::Io { doing: "reading", path: path.to_owned(), source }.into())
-}
-
-fn write_text(path: &Path, text: &str) -> Result<(), Failure> {
-    write_durable(path, text.as_bytes(), 0o644, Existing::Refuse).map_err(|error| Failure::of(Exit::Failed, &error))
-}
-
-/// Makes the directory of a key file, closed to others.
-pub(crate) fn key_parent(path: &Path) -> Result<(), Failure> {
-    let Some(parent) = path.parent().filter(|parent| !parent.exists()) else { return Ok(()) };
-    create_dir_durable(parent, 0o700).map_err(|error| Failure::of(Exit::Failed, &error))
-}
-
-/// `FILE.EXTENSION`.
-fn beside(path: &Path, extension: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(extension);
-    PathBuf::from(name)
 }

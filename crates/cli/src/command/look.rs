@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use jiff::tz::TimeZone;
 use lifeboat_engine::browse::{self, Depth, Listed};
 use lifeboat_engine::snapshot::open_snapshot;
 
@@ -28,7 +29,7 @@ pub(crate) async fn ls(session: &Session, args: LsArgs) -> Result<Exit, Failure>
             serde_json::to_writer(&mut out, &entry)?;
             return Ok(());
         }
-        writeln!(out, "{}", line(&entry))
+        writeln!(out, "{}", line(&entry, &running.config.time_zone))
     };
     let walked = browse::ls(opened.data.as_ref(), part.path.as_ref(), depth, &mut show).await;
     if json && walked.is_ok() {
@@ -44,8 +45,8 @@ pub(crate) async fn ls(session: &Session, args: LsArgs) -> Result<Exit, Failure>
     }
 }
 
-/// `-rw-r----- root root  1.2 KiB 2026-02-05T01:00:00Z path -> target`
-fn line(entry: &Listed) -> String {
+/// `-rw-r----- root root  1.2 KiB 2026-02-05 03:00:00 +02:00 path -> target`
+fn line(entry: &Listed, zone: &TimeZone) -> String {
     let letter = match entry.kind {
         "directory" => 'd',
         "symlink" => 'l',
@@ -59,10 +60,10 @@ fn line(entry: &Listed) -> String {
     };
     let mode = entry.mode.map_or_else(|| "?????????".to_owned(), permissions);
     let owner = format!("{} {}", entry.owner.as_deref().unwrap_or("-"), entry.group.as_deref().unwrap_or("-"));
-    let time = entry.mtime.as_deref().map_or("-", |time| time.get(..19).unwrap_or(time));
+    let time = entry.mtime.map_or_else(|| "-".to_owned(), |time| output::time(time, zone));
     let note = entry.note.as_ref().map_or_else(String::new, |note| format!(" -> {}", output::one_line(note)));
     format!(
-        "{letter}{mode} {owner:<17} {:>10} {time:<19} {}{note}",
+        "{letter}{mode} {owner:<17} {:>10} {time:<26} {}{note}",
         output::size(entry.bytes),
         output::one_line(&entry.path)
     )

@@ -6,6 +6,7 @@ mod copy;
 mod doctor;
 mod init;
 mod key;
+mod key_file;
 mod look;
 mod recover;
 mod restore;
@@ -39,13 +40,18 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<Exit, Fai
         Command::Recover(args) => recover::run(session, args).await,
         Command::Key(which) => key::run(session, which).await,
         Command::Config(which) => config::run(session, which),
-        Command::Completions { shell } => completions(shell),
+        Command::Completions { shell } => completions(session, shell),
     }
 }
 
-fn completions(shell: clap_complete::Shell) -> Result<Exit, Failure> {
+fn completions(session: &Session, shell: clap_complete::Shell) -> Result<Exit, Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "lifeboat", &mut script);
-    output::text(&String::from_utf8_lossy(&script))?;
+    let script = String::from_utf8_lossy(&script);
+    if session.json() {
+        output::json("completions", &[serde_json::json!({ "shell": shell.to_string(), "script": script })])?;
+    } else {
+        output::text(&script)?;
+    }
     Ok(Exit::Ok)
 }

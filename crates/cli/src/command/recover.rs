@@ -1,28 +1,33 @@
 //! `recover`: from a store and an identity alone.
 
-use lifeboat_engine::recover::{RecoverReport, RecoveredStack, bare_config, recover, write_config};
+use lifeboat_engine::JobError;
+use lifeboat_engine::recover::{RecoverReport, RecoveredStack, bare_config, recover};
 use lifeboat_model::config::SecretUrl;
 
 use crate::args::RecoverArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::file;
 use crate::output;
 use crate::secret::Asker;
 use crate::session::{Session, absolute};
 
 pub(crate) async fn run(session: &Session, args: RecoverArgs) -> Result<Exit, Failure> {
+    if let Some(path) = &args.write_config {
+        file::refuse_taken(path)?;
+    }
     let state_dir = session.state_dir()?;
     // Free of links and `..`: the path may end up in a configuration.
     let identity = args.identity.canonicalize().or_else(|_| absolute(&args.identity))?;
-    let config = bare_config(SecretUrl::new(args.url.clone()), &identity, &state_dir);
+    let config = bare_config(&SecretUrl::new(args.url.clone()), &identity, &state_dir);
     let running = session.begin(config, Asker::new(args.passphrase_file.as_ref())?)?;
     let mut report = running.done(recover(&running.host()).await)?;
     if let Some(stack) = &args.stack {
         let known: Vec<String> = report.stacks.iter().map(|found| found.stack.to_string()).collect();
         report.stacks.retain(|found| found.stack.as_str() == stack);
         if report.stacks.is_empty() {
-            return Err(Failure::usage(format!("the repository has no stack {stack:?}"))
-                .hint(format!("it has {}", known.join(", "))));
+            let known: Vec<&str> = known.iter().map(String::as_str).collect();
+            return Err(JobError::unknown(format!("the repository has no stack {stack}"), stack, &known).into());
         }
     }
     if let Some(path) = &args.write_config {
@@ -31,7 +36,7 @@ pub(crate) async fn run(session: &Session, args: RecoverArgs) -> Result<Exit, Fa
             Failure::new(Exit::Failed, format!("no snapshot of {} carries a configuration", stack.stack))
         })?;
         let repository = config_for_restore(yaml, &args.url, &identity)?;
-        write_config(&repository, path)?;
+        file::write_new(path, &repository, 0o600)?;
         session.talk.note(&format!("wrote {}: a configuration of role restore", path.display()));
     }
     show(session, &report)?;

@@ -1,13 +1,15 @@
 //! `restore` and `verify`.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use lifeboat_engine::datastore::ServerAccess;
-use lifeboat_engine::restore::{Mode, RestoreAsk, RestoreReport};
+use lifeboat_engine::restore::{Answer, Mode, RestoreAsk, RestoreReport};
 use lifeboat_model::config::SecretText;
 use lifeboat_model::restore::RestorePlan;
 use lifeboat_model::target::RestoreOptions;
 
 use crate::args::{RestoreArgs, VerifyArgs};
-use crate::confirm::confirm;
+use crate::confirm::{READ_THE_PLAN, confirm};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output;
@@ -29,13 +31,19 @@ pub(crate) async fn restore(session: &Session, args: RestoreArgs) -> Result<Exit
     };
     let running = session.host_with(&args.identity)?;
     let refused = std::sync::Mutex::new(None);
+    let asked_before = AtomicBool::new(false);
     let asking = |plan: &RestorePlan| {
-        show_plan(session, &running, plan);
-        match confirm("Go on?", args.yes || !needs_a_yes(plan)) {
-            Ok(()) => true,
+        let asked = !args.yes && needs_a_yes(plan);
+        if asked_before.swap(asked, Ordering::Relaxed) {
+            session.talk.plan("what stands there has changed since; the plan is now:");
+        }
+        tell_plan(session, &running, plan, asked);
+        match confirm("Go on?", !asked, READ_THE_PLAN) {
+            Ok(()) if asked => Answer::Yes,
+            Ok(()) => Answer::Unasked,
             Err(failure) => {
                 *refused.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(failure);
-                false
+                Answer::No
             }
         }
     };
@@ -49,7 +57,9 @@ pub(crate) async fn restore(session: &Session, args: RestoreArgs) -> Result<Exit
     if session.json() {
         output::json("restores", &[&report])?;
     } else if args.dry_run {
-        show_plan(session, &running, &report.plan);
+        // The plan is what was asked for.
+        output::text(&plan_text(&report.plan, &running.config.time_zone))?;
+        report.plan.warnings.iter().for_each(|warning| session.talk.warn(warning));
     } else {
         output::text(&told(&report, &running.config.time_zone))?;
     }
@@ -98,13 +108,24 @@ fn needs_a_yes(plan: &RestorePlan) -> bool {
     plan.destructive || !matches!(plan.to, lifeboat_model::restore::Destination::Dir(_))
 }
 
-/// The plan, to the person who decides.
-fn show_plan(session: &Session, running: &Running, plan: &RestorePlan) {
+/// The plan, to the person who decides; also told where nobody decides, unless that is unwanted.
+fn tell_plan(session: &Session, running: &Running, plan: &RestorePlan, asked: bool) {
     running.pause();
     if session.json() {
         return;
     }
-    let zone = &running.config.time_zone;
+    let text = plan_text(plan, &running.config.time_zone);
+    if asked {
+        session.talk.plan(&text);
+    } else {
+        session.talk.note(&text);
+    }
+    for warning in &plan.warnings {
+        session.talk.warn(warning);
+    }
+}
+
+fn plan_text(plan: &RestorePlan, zone: &jiff::tz::TimeZone) -> String {
     let mut lines = vec![format!("restore {} to {}", output::snapshot(&plan.snapshot, zone), plan.to)];
     lines.extend(plan.steps.iter().map(|step| format!("  {}", output::one_line(step))));
     if plan.replaces_count > 0 {
@@ -116,10 +137,7 @@ fn show_plan(session: &Session, running: &Running, plan: &RestorePlan) {
     }
     let free = plan.free_bytes.map_or_else(String::new, |free| format!(", {} free", output::size(free)));
     lines.push(format!("  needs {}{free}", output::size(plan.needed_bytes)));
-    session.talk.plan(&lines.join("\n"));
-    for warning in &plan.warnings {
-        session.talk.warn(warning);
-    }
+    lines.join("\n")
 }
 
 fn told(report: &RestoreReport, zone: &jiff::tz::TimeZone) -> String {

@@ -1,20 +1,25 @@
 //! `snapshots`.
 
+use std::collections::BTreeSet;
+
 use jiff::tz::TimeZone;
+use lifeboat_engine::JobError;
 use lifeboat_engine::listing::{Listing, snapshots};
 use lifeboat_model::SnapshotSummary;
+use lifeboat_model::config::StackConfig;
 
 use crate::args::SnapshotsArgs;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{self, Column};
-use crate::request;
+use crate::request::{self, Group};
 use crate::session::Session;
 
 pub(crate) async fn run(session: &Session, args: SnapshotsArgs) -> Result<Exit, Failure> {
     let asked = args.sources.iter().map(|text| request::group(text)).collect::<Result<Vec<_>, _>>()?;
     let running = session.host_with(&args.identity)?;
     let listings = running.done(snapshots(&running.host(), args.from.as_deref()).await)?;
+    refuse_unknown(&running.config, &asked, &listings)?;
     let shown = |summary: &&SnapshotSummary| asked.is_empty() || asked.iter().any(|group| group.holds(summary));
     let mut all: Vec<(&str, &SnapshotSummary)> = listings
         .iter()
@@ -29,6 +34,26 @@ pub(crate) async fn run(session: &Session, args: SnapshotsArgs) -> Result<Exit, 
         output::text(&table(&all, listings.len() > 1, &running.config.time_zone))?;
     }
     Ok(tell_refused(session, &listings))
+}
+
+/// A name that neither the configuration nor a repository knows is a slip of the pen.
+fn refuse_unknown(config: &StackConfig, asked: &[Group], listings: &[Listing]) -> Result<(), Failure> {
+    let listed = listings.iter().flat_map(|listing| &listing.snapshots);
+    let listed: Vec<&SnapshotSummary> = listed.collect();
+    let configured = |group: &Group| group.is_configured(config);
+    let Some(unknown) = asked.iter().find(|group| !configured(group) && !listed.iter().any(|one| group.holds(one)))
+    else {
+        return Ok(());
+    };
+    let mut known: BTreeSet<String> = config.sources.keys().map(ToString::to_string).collect();
+    known.extend(listed.iter().filter_map(|one| {
+        let source = one.source.as_ref()?;
+        let ours = one.stack.as_ref() == Some(&config.stack);
+        Some(if ours { source.to_string() } else { format!("{}/{source}", one.stack.as_ref()?) })
+    }));
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    let what = format!("neither the configuration nor the repository has a source {unknown}");
+    Err(JobError::unknown(what, &unknown.to_string(), &known).into())
 }
 
 /// Root objects that do not count are never passed over in silence.

@@ -2,12 +2,13 @@
 
 use std::sync::Mutex;
 
+use lifeboat_engine::JobError;
 use lifeboat_engine::forget::{ForgetReport, ForgetRequest};
 use lifeboat_engine::snapshot::Word;
 use lifeboat_engine::upkeep::{CheckReport, PruneReport};
 
 use crate::args::{CheckArgs, ForgetArgs, HoldArgs, IdentityArgs, PruneArgs};
-use crate::confirm::confirm;
+use crate::confirm::{READ_THE_PLAN, confirm};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{self, Column};
@@ -34,6 +35,9 @@ pub(crate) async fn check(session: &Session, args: CheckArgs) -> Result<Exit, Fa
             let what = format!("{}: {}: {}", report.repository, finding.object, finding.what);
             session.talk.bad(&output::one_line(&what), &finding.entries);
         }
+    }
+    if session.cancel.is_cancelled() {
+        return Err(JobError::Cancelled.into());
     }
     let code = reports.iter().map(CheckReport::exit_code).max().unwrap_or_default();
     if code != 0 {
@@ -66,11 +70,13 @@ pub(crate) async fn forget(session: &Session, args: ForgetArgs) -> Result<Exit, 
     let zone = running.config.time_zone.clone();
     let asking = |report: &ForgetReport| {
         running.pause();
-        if !session.json() {
+        if args.yes {
+            session.talk.note(&plan(report, &zone));
+        } else {
             session.talk.plan(&plan(report, &zone));
         }
         let question = format!("Forget {} snapshots of {}?", report.forget_count, report.repository);
-        confirm(&question, args.yes)
+        confirm(&question, args.yes, READ_THE_PLAN)
             .map_err(|failure| *refused.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(failure))
             .is_ok()
     };
@@ -149,47 +155,53 @@ pub(crate) async fn prune(session: &Session, args: PruneArgs) -> Result<Exit, Fa
     if args.identity.is_some() {
         running.config.repositories.values_mut().for_each(|repository| repository.maintainer_key_file = None);
     }
+    let zone = running.config.time_zone.clone();
+    let told =
+        |reports: &[PruneReport]| reports.iter().map(|report| pruned(report, &zone)).collect::<Vec<_>>().join("\n");
     if !args.dry_run && !args.yes {
         let plans = lifeboat_engine::upkeep::prune(&running.host(), args.from.as_deref(), true).await;
         let plans = running.done(plans)?;
-        session.talk.plan(&plans.iter().map(pruned).collect::<Vec<_>>().join("\n"));
-        confirm("Prune?", false)?;
+        session.talk.plan(&told(&plans));
+        confirm("Prune?", false, READ_THE_PLAN)?;
     }
     let done = lifeboat_engine::upkeep::prune(&running.host(), args.from.as_deref(), args.dry_run).await;
     let reports = running.done(done)?;
     if session.json() {
         output::json("prunes", &reports)?;
     } else {
-        output::text(&reports.iter().map(pruned).collect::<Vec<_>>().join("\n"))?;
+        output::text(&told(&reports))?;
     }
     let mut exit = Exit::Ok;
     for report in &reports {
-        for what in report.problems.iter().chain(&report.refused) {
-            session.talk.warn(&format!("{}: {}", report.repository, output::one_line(what)));
+        let refused = report.done.refused.iter().map(ToString::to_string);
+        for what in report.done.problems.iter().cloned().chain(refused) {
+            session.talk.warn(&format!("{}: {}", report.repository, output::one_line(&what)));
             exit = Exit::Problems;
         }
     }
     Ok(exit)
 }
 
-fn pruned(report: &PruneReport) -> String {
-    let would = if report.dry_run { "would have " } else { "" };
+fn pruned(report: &PruneReport, zone: &jiff::tz::TimeZone) -> String {
+    let done = &report.done;
+    let (delete, mark, repack) =
+        if report.dry_run { ("would delete", "mark", "repack") } else { ("deleted", "marked", "repacked") };
     let mut lines = vec![format!(
-        "{}: {would}deleted {} objects ({}), marked {} packs ({}), repacked {} packs ({} written)",
+        "{}: {delete} {} objects ({}), {mark} {} ({}), {repack} {} packs ({} written)",
         report.repository,
-        report.deleted_objects,
-        output::size(report.deleted_bytes),
-        report.marked_packs,
-        output::size(report.marked_bytes),
-        report.repacked_packs,
-        output::size(report.written_bytes),
+        done.deleted_objects,
+        output::size(done.deleted_bytes),
+        done.marked_objects,
+        output::size(done.marked_bytes),
+        done.repacked_packs,
+        output::size(done.written_bytes),
     )];
-    if let Some(when) = &report.can_go_at {
-        lines.push(format!("  what is marked may go after {when}"));
+    if let Some(when) = done.can_go_at.filter(|_| done.marked_objects > 0) {
+        lines.push(format!("  what is marked goes with the first prune after {}", output::time(when, zone)));
     }
-    if report.indexed_packs > 0 {
-        lines.push(format!("  indexed {} packs again that no index named", report.indexed_packs));
+    if done.indexed_packs > 0 {
+        lines.push(format!("  indexed {} packs again that no index named", done.indexed_packs));
     }
-    lines.extend(report.waits.iter().map(|why| format!("  waits: {why}")));
+    lines.extend(done.waits.iter().map(|wait| format!("  waits: {}", wait.words(|time| output::time(time, zone)))));
     lines.join("\n")
 }

@@ -8,6 +8,7 @@ use lifeboat_model::config::{
     FilesConfig, PortableConfig, PostgresBackup, PostgresConfig, RepositoryConfig, Role, RolePasswords, SecretText,
     SecretUrl, SourceConfig, SourceKind, StackConfig,
 };
+use lifeboat_model::nearest::nearest;
 use lifeboat_model::retention::RetentionPolicy;
 use lifeboat_model::schedule::Schedule;
 use lifeboat_model::{SourceName, StackName};
@@ -17,7 +18,7 @@ use super::shape::{
     FilesShape, PolicyShape, PostgresBackupShape, PostgresShape, RepositoryShape, RolePasswordsShape, RoleShape,
     SourceShape, StackShape,
 };
-use super::typed::{At, nearest};
+use super::typed::At;
 use super::variables::{self, Environment};
 
 /// What a configuration is read with beside its text.
@@ -35,8 +36,8 @@ pub(crate) struct Surroundings<'a> {
 pub(crate) enum StateDir {
     /// The person said so; goes before the file.
     Given(PathBuf),
-    /// The usual place; the file goes before it.
-    Usual(PathBuf),
+    /// The usual place, where there is one; the file goes before it.
+    Usual(Option<PathBuf>),
 }
 
 /// 256 MiB.
@@ -70,7 +71,13 @@ pub(crate) fn check(
         time_zone: shape.time_zone.as_ref().map_or(Ok(TimeZone::UTC), time_zone)?,
         state_dir: match (&around.state_dir, &shape.state_dir) {
             (StateDir::Usual(_), Some(path)) => local_path(path, around)?,
-            (StateDir::Given(path) | StateDir::Usual(path), _) => path.clone(),
+            (StateDir::Given(path) | StateDir::Usual(Some(path)), _) => path.clone(),
+            (StateDir::Usual(None), None) => {
+                return Err(Fault::new(
+                    "no stateDir is set, and neither XDG_STATE_HOME nor HOME says where it usually is",
+                )
+                .hint("set stateDir, --state-dir or LIFEBOAT_STATE_DIR"));
+            }
         },
         memory_budget_bytes: memory_budget(shape)?,
         repositories,

@@ -89,7 +89,7 @@ impl ConfigError {
             Self::Unreadable { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 Some("run as the user that owns it".into())
             }
-            Self::Unreadable { .. } => None,
+            Self::Unreadable { .. } => Some("check the path that --config or LIFEBOAT_CONFIG names".into()),
             Self::Bad { fault, .. } => fault.hint.clone(),
         }
     }

@@ -18,7 +18,6 @@ use lifeboat_model::config::{Role, StackConfig};
 pub(crate) use check::{StateDir, Surroundings};
 pub(crate) use fault::ConfigError;
 pub(crate) use shape::schema;
-pub(crate) use typed::nearest;
 pub(crate) use variables::Environment;
 
 /// A configuration and where it came from.

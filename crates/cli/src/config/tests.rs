@@ -18,7 +18,7 @@ fn environment(name: &str) -> Option<String> {
 fn read(text: &str) -> Result<StackConfig, ConfigError> {
     let around = Surroundings {
         directory: Path::new("/etc/lifeboat"),
-        state_dir: StateDir::Usual(PathBuf::from("/var/lib/lifeboat")),
+        state_dir: StateDir::Usual(Some(PathBuf::from("/var/lib/lifeboat"))),
         environment: &environment,
     };
     parse(text, &around).map_err(|fault| ConfigError::bad(Path::new("lifeboat.yaml"), text, fault))
@@ -201,6 +201,7 @@ fn what_is_wrong_is_shown_with_its_place_and_the_nearest_word() {
         changed("  main:\n", "  main: &a\n    <<: *a\n"),
         changed("exclude: [", "exclude: [").replace("\"*.tmp\"]", "\"*.tmp\""),
         changed("sources:", "\tsources:"),
+        changed("    retentionPolicy", "  \tretentionPolicy"),
         changed("role: backup ", "memoryBudget: 1MiB\nrole: backup "),
         changed("role: backup ", "memoryBudget: lots\nrole: backup "),
         changed("role: backup ", "---\nrole: backup "),

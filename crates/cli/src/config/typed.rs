@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use lifeboat_model::nearest::nearest;
 use serde::de::value::StrDeserializer;
 use serde::de::{
     self, DeserializeSeed, EnumAccess, Expected, MapAccess, SeqAccess, Unexpected, VariantAccess, Visitor,
@@ -52,21 +53,6 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
         }
         deserializer.deserialize_newtype_struct(AT, AtVisitor(std::marker::PhantomData))
     }
-}
-
-/// The known word that is nearest to `word`, if it is near enough to be meant.
-pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let word = word.to_lowercase();
-    known
-        .into_iter()
-        .map(|candidate| {
-            let lower = candidate.to_lowercase();
-            let within = word.len() >= 4 && (lower.starts_with(&word) || word.starts_with(&lower));
-            (if within { 1 } else { strsim::damerau_levenshtein(&word, &lower) }, candidate)
-        })
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 4)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
 }
 
 fn suggestion(word: &str, known: &[&str]) -> String {

@@ -97,7 +97,8 @@ pub(crate) fn parse(text: &str) -> Result<Node, Fault> {
         reject_unsupported_tags: true,
         with_snippet: false,
     };
-    let parsed: Spanned<Parsed> = serde_saphyr::from_str_with_options(text, options).map_err(|error| syntax(&error))?;
+    let parsed: Spanned<Parsed> =
+        serde_saphyr::from_str_with_options(text, options).map_err(|error| syntax(&error, text))?;
     node(parsed, text, 0)
 }
 
@@ -108,15 +109,27 @@ pub(crate) fn write(value: &impl Serialize) -> Result<String, Fault> {
         .map_err(|why| Fault::new(format!("the configuration cannot be written as YAML: {why}")))
 }
 
-fn syntax(error: &serde_saphyr::Error) -> Fault {
+fn syntax(error: &serde_saphyr::Error, text: &str) -> Fault {
     let what = error.render_with_formatter(&serde_saphyr::UserMessageFormatter);
     // The parser repeats the place, which is shown with the line anyway.
     let what = what.split(" at line ").next().unwrap_or_default().trim_end().to_owned();
+    if what.contains("tab")
+        && let Some(place) = tab(text, error.location().map_or(1, |location| place(location).line))
+    {
+        return Fault::new("a tab stands in the indentation").at(place).hint("indent with blanks");
+    }
     let fault = Fault::new(what);
     match error.location() {
         Some(location) => fault.at(place(location)),
         None => fault,
     }
+}
+
+/// The first indentation with a tab at or below a line: the parser tells the value before it.
+fn tab(text: &str, from_line: usize) -> Option<Place> {
+    let indented = |line: &str| line.find(|c| c != ' ').filter(|at| line[*at..].starts_with('\t'));
+    let mut lines = text.lines().enumerate().skip(from_line.saturating_sub(1));
+    lines.find_map(|(at, line)| Some(Place { line: at + 1, column: indented(line)? + 1, length: 1 }))
 }
 
 fn place(location: serde_saphyr::Location) -> Place {

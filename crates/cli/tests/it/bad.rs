@@ -9,29 +9,19 @@ use std::time::Duration;
 use lifeboat_testkit::mixed::Numbers;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Caller, Outcome, describe, is_root, now, write};
+use crate::harness::{CONFIG, Caller, Outcome, Place, describe, is_root, now, write};
 
 /// A tree with a configuration, keys and a repository.
-struct World {
-    dir: tempfile::TempDir,
-    caller: Caller,
-}
+struct World(Place);
 
 impl World {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let yaml = CONFIG.replace("farajaland", "bad").replace("documents", "tree").replace("repository", "store");
+        let place = Place::with_config(&yaml);
         for below in ["keys", "tree", "store", "state"] {
-            fs::create_dir(dir.path().join(below)).unwrap();
+            fs::create_dir(place.path(below)).unwrap();
         }
-        let at = dir.path().display();
-        let yaml = format!(
-            "stack: bad\nrole: both\nstateDir: {at}/state\nrepositories:\n  main:\n    url: file://{at}/store\n    \
-             writerKeyFile: keys/writer.key\n    maintainerKeyFile: keys/maintainer.key\n    identityFile: keys/identity.key\n    \
-             retentionPolicy: {{ keepLast: 1 }}\nsources:\n  tree: {{ kind: files, paths: [{at}/tree] }}\n"
-        );
-        let config = dir.path().join("lifeboat.yaml");
-        write(&config, yaml.as_bytes());
-        Self { caller: Caller::new(&config), dir }
+        Self(place)
     }
 
     /// With a repository, two files and a snapshot of each: `alpha` alone, then both.
@@ -46,15 +36,15 @@ impl World {
     }
 
     fn run(&self, args: &[&str]) -> Outcome {
-        self.caller.run(args)
+        self.0.run(args)
     }
 
     fn path(&self, below: &str) -> PathBuf {
-        self.dir.path().join(below)
+        self.0.path(below)
     }
 
     fn text(&self, below: &str) -> String {
-        self.path(below).to_str().unwrap().to_owned()
+        self.0.text(below)
     }
 
     fn fill(&self, name: &str, bytes: usize, seed: u64) {
@@ -184,8 +174,8 @@ fn a_store_that_is_full_gets_no_snapshot_and_the_next_run_succeeds() {
     world.run(&["backup", "--label", "first"]).expect(0);
     world.fill("big", 6_000_000, 2);
     let full = world.run(&["backup", "--label", "second"]).expect(1);
-    assert!(full.stderr.contains("put data/") && full.stderr.contains("No space left"), "{}", full.stderr);
-    assert!(full.stderr.contains("hint: make space in the store"), "{}", full.stderr);
+    assert!(full.err.contains("put data/") && full.err.contains("No space left"), "{}", full.err);
+    assert!(full.err.contains("hint: make space in the store"), "{}", full.err);
     assert_eq!(world.labels(), ["first"]);
     world.run(&["check", "--read-data"]).expect(0);
     small.grow("32m");
@@ -215,13 +205,13 @@ fn a_scratch_disk_that_is_full_at_any_page_makes_no_half_snapshot() {
         let label = format!("with-{free}");
         let done = world.run(&["backup", "--label", &label]);
         match done.code {
-            Some(0) => sealed.push(label),
-            Some(1) => {
+            0 => sealed.push(label),
+            1 => {
                 refused += 1;
-                assert!(done.stderr.contains("No space left"), "{}", done.stderr);
-                assert!(done.stderr.contains("state/"), "it names the place: {}", done.stderr);
+                assert!(done.err.contains("No space left"), "{}", done.err);
+                assert!(done.err.contains("state/"), "it names the place: {}", done.err);
             }
-            other => panic!("{other:?}: {}", done.stderr),
+            other => panic!("{other}: {}", done.err),
         }
         let left = fs::read_dir(world.path("state/scratch")).into_iter().flatten().flatten();
         assert!(left.map(|entry| entry.file_name()).all(|name| name == ".lock"), "scratch files are left");
@@ -251,7 +241,7 @@ fn a_target_that_is_too_small_is_told_and_keeps_what_it_had() {
     let live = describe(&world.path("out"));
     let restore = ["restore", "tree", "--to", &world.text("out"), "--replace", "--yes"];
     let refused = world.run(&restore).expect(1);
-    assert!(refused.stderr.contains("bytes below") && refused.stderr.contains("hint: "), "{}", refused.stderr);
+    assert!(refused.err.contains("bytes below") && refused.err.contains("hint: "), "{}", refused.err);
     assert_eq!(describe(&world.path("out")), live, "refused before anything is written");
     small.grow("32m");
     world.run(&restore).expect(0);
@@ -274,10 +264,10 @@ fn a_wrong_identity_ends_with_12_before_anything_is_touched() {
         vec!["check", "--read-data"],
     ] {
         let refused = world.run(&[args.as_slice(), &["--identity", &foreign]].concat()).expect(12);
-        assert!(refused.stderr.contains("hint: ") && refused.stdout.is_empty(), "{args:?}: {refused:?}");
+        assert!(refused.err.contains("hint: ") && refused.out.is_empty(), "{args:?}: {refused:?}");
     }
     assert_eq!((describe(&world.path("tree")), describe(&world.path("store"))), (live, stored));
-    let bare = Caller { config: None, ..world.caller.clone() };
+    let bare = Caller { config: None, ..world.0.caller.clone() };
     let url = format!("file://{}", world.text("store"));
     bare.run(&["--state-dir", &world.text("state"), "recover", &url, "--identity", &foreign]).expect(12);
 }
@@ -288,11 +278,11 @@ fn without_a_writer_key_there_is_no_backup() {
     let stored = describe(&world.path("store"));
     fs::remove_file(world.path("keys/writer.key")).unwrap();
     let refused = world.run(&["backup"]).expect(12);
-    assert!(refused.stderr.contains("keys/writer.key") && refused.stderr.contains("hint: "), "{}", refused.stderr);
+    assert!(refused.err.contains("keys/writer.key") && refused.err.contains("hint: "), "{}", refused.err);
     // A key of another role does not do either.
     fs::copy(world.path("keys/maintainer.key"), world.path("keys/writer.key")).unwrap();
     let refused = world.run(&["backup"]).expect(12);
-    assert!(refused.stderr.contains("writer"), "{}", refused.stderr);
+    assert!(refused.err.contains("writer"), "{}", refused.err);
     assert_eq!(describe(&world.path("store")), stored);
 }
 
@@ -304,19 +294,19 @@ fn a_configuration_that_cannot_be_read_ends_with_2_and_is_named() {
     write(&binary, b"stack: \xff\xfe\n");
     for config in [&gone, &world.path("tree"), &binary] {
         let refused = Caller::new(config).run(&["backup"]).expect(2);
-        assert!(refused.stderr.contains(config.to_str().unwrap()), "{}", refused.stderr);
-        assert!(refused.stderr.contains("cannot be read\n  because: "), "{}", refused.stderr);
+        assert!(refused.err.contains(config.to_str().unwrap()), "{}", refused.err);
+        assert!(refused.err.contains("cannot be read\n  because: "), "{}", refused.err);
     }
     assert_eq!(describe(&world.path("store")), stored);
     if !is_root() {
         println!("SKIPPED a_configuration_that_cannot_be_read: needs root to become another user");
         return;
     }
-    let stranger = Caller { uid: Some(61_009), ..world.caller.clone() };
-    fs::set_permissions(world.dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let stranger = Caller { uid: Some(61_009), ..world.0.caller.clone() };
+    fs::set_permissions(world.path(""), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     fs::set_permissions(world.path("lifeboat.yaml"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let refused = stranger.run(&["backup"]).expect(2);
-    assert!(refused.stderr.contains("Permission denied") && refused.stderr.contains("hint: "), "{}", refused.stderr);
+    assert!(refused.err.contains("Permission denied") && refused.err.contains("hint: "), "{}", refused.err);
 }
 
 /// Every command that opens the repository.
@@ -345,10 +335,7 @@ fn where_there_is_no_repository_every_command_ends_with_10_and_makes_none() {
         }
         for args in commands(&out) {
             let refused = world.run(&args).expect(10);
-            assert!(
-                refused.stderr.contains("hint: ") && refused.stderr.contains(store.to_str().unwrap()),
-                "{refused:?}"
-            );
+            assert!(refused.err.contains("hint: ") && refused.err.contains(store.to_str().unwrap()), "{refused:?}");
             let made = fs::read_dir(&store).is_ok_and(|mut dir| dir.next().is_some());
             assert!(!made, "{args:?} made something");
         }
@@ -371,8 +358,8 @@ fn a_repository_of_a_newer_version_is_told_and_left_alone() {
     all.push(vec!["init"]);
     for args in all {
         let refused = world.run(&args).expect(1);
-        assert!(refused.stderr.contains("newer than this program"), "{args:?}: {}", refused.stderr);
-        assert!(refused.stderr.contains("hint: use a newer lifeboat"), "{args:?}: {}", refused.stderr);
+        assert!(refused.err.contains("newer than this program"), "{args:?}: {}", refused.err);
+        assert!(refused.err.contains("hint: use a newer lifeboat"), "{args:?}: {}", refused.err);
     }
     assert_eq!(describe(&world.path("store")), stored);
     assert!(!world.path("out").exists());
@@ -404,7 +391,7 @@ fn whatever_object_is_hurt_check_names_it() {
         for (how, hurt) in [("flipped", flipped), ("cut", bytes[..bytes.len() / 2].to_vec()), ("swapped", foreign)] {
             world.put(name, &hurt);
             let found = world.run(&["check", "--read-data"]).expect(1);
-            assert!(found.stderr.contains(name.as_str()), "{how} {name}: {}", found.stderr);
+            assert!(found.err.contains(name.as_str()), "{how} {name}: {}", found.err);
         }
         world.put(name, bytes);
     }
@@ -428,12 +415,12 @@ fn a_damaged_pack_is_named_with_its_entries_and_everything_else_restores() {
     assert!(!hit.is_empty() && hit.iter().all(|entry| entry.ends_with("tree/gamma")), "{hit:?}");
     // Nothing live is touched.
     let refused = world.run(&["restore", "tree", "--to", "origin", "--replace", "--yes"]).expect(1);
-    assert!(refused.stderr.contains("tree/gamma") && refused.stderr.contains(pack.as_str()), "{}", refused.stderr);
-    assert!(refused.stderr.contains("hint: nothing was replaced"), "{}", refused.stderr);
+    assert!(refused.err.contains("tree/gamma") && refused.err.contains(pack.as_str()), "{}", refused.err);
+    assert!(refused.err.contains("hint: nothing was replaced"), "{}", refused.err);
     assert_eq!(describe(&world.path("tree")), live);
     // What is whole comes back beside it.
     let partly = world.run(&["restore", "tree", "--to", &world.text("out"), "--yes"]).expect(1);
-    assert!(partly.stderr.contains("tree/gamma could not be restored"), "{}", partly.stderr);
+    assert!(partly.err.contains("tree/gamma could not be restored"), "{}", partly.err);
     assert_eq!(fs::read(world.restored("beta")).unwrap(), fs::read(world.path("tree/beta")).unwrap());
     assert_eq!(fs::metadata(world.restored("alpha")).unwrap().len(), 300_000);
     assert!(!world.restored("gamma").exists());
@@ -449,7 +436,7 @@ fn objects_of_another_owner_are_refused_and_named() {
     let forged = other.of("roots/snapshot/").remove(0);
     world.put(&forged, &other.read(&forged));
     let found = world.run(&["check"]).expect(1);
-    assert!(found.stderr.contains(&forged), "{}", found.stderr);
+    assert!(found.err.contains(&forged), "{}", found.err);
     assert_eq!(world.labels(), ["first", "second"], "it is no snapshot of ours");
     world.run(&["restore", "tree", "--to", &world.text("out"), "--yes"]).expect(0);
     fs::remove_file(world.path("store").join(&forged)).unwrap();
@@ -457,10 +444,10 @@ fn objects_of_another_owner_are_refused_and_named() {
     let roster = other.of("roster/").into_iter().find(|name| name.starts_with("roster/00000002")).unwrap();
     world.put(&roster, &other.read(&roster));
     let found = world.run(&["check"]).expect(1);
-    assert!(found.stderr.contains(&roster), "{}", found.stderr);
+    assert!(found.err.contains(&roster), "{}", found.err);
     // It stops nobody: our own roster stays in force, and the stranger's is told.
     let told = world.run(&["backup", "--label", "third"]).expect(0);
-    assert!(told.stderr.contains(&roster), "{}", told.stderr);
+    assert!(told.err.contains(&roster), "{}", told.err);
     assert_eq!(world.labels(), ["first", "second", "third"]);
 }
 
@@ -474,7 +461,7 @@ fn a_store_that_was_set_back_is_told_by_whoever_remembers() {
     let bytes = world.read(&third);
     fs::remove_file(world.path("store").join(&third)).unwrap();
     let found = world.run(&["check"]).expect(1);
-    assert!(found.stderr.contains(&third) && found.stderr.contains("set back"), "{}", found.stderr);
+    assert!(found.err.contains(&third) && found.err.contains("set back"), "{}", found.err);
     world.put(&third, &bytes);
     // The same with a roster.
     let (key, identity) = (world.text("more.key"), world.text("keys/identity.key"));
@@ -495,10 +482,10 @@ fn a_store_that_was_set_back_is_told_by_whoever_remembers() {
         &generate,
     ] {
         let refused = world.run(args).expect(1);
-        assert!(refused.stderr.contains("roster 2 was seen before"), "{args:?}: {}", refused.stderr);
+        assert!(refused.err.contains("roster 2 was seen before"), "{args:?}: {}", refused.err);
     }
     let looked = world.run(&["doctor"]).expect(1);
-    assert!(looked.stdout.contains("roster 2 was seen before"), "{}", looked.stdout);
+    assert!(looked.out.contains("roster 2 was seen before"), "{}", looked.out);
     assert_eq!(describe(&world.path("store")), stored);
     // The owner may go on from what is there, and nobody who remembers more refuses then.
     assert!(!Path::new(&third).exists(), "nothing was made in vain");
@@ -512,15 +499,15 @@ fn of_two_backups_at_once_the_second_ends_with_11() {
     let world = World::new();
     world.run(&["init"]).expect(0);
     world.fill("big", 24_000_000, 1);
-    let mut first = world.caller.spawn(&["backup", "--label", "first"]);
+    let mut first = world.0.caller.spawn(&["backup", "--label", "first"]);
     until_locked(&world, &mut first);
     send(&first, Signal::STOP);
     let second = world.run(&["backup", "--label", "second"]);
     send(&first, Signal::CONT);
     let ended = first.wait().unwrap();
     let second = second.expect(11);
-    assert!(second.stderr.contains(&format!("process {}", first.id())), "{}", second.stderr);
-    assert!(second.stderr.contains("hint: try again when it has ended"), "{}", second.stderr);
+    assert!(second.err.contains(&format!("process {}", first.id())), "{}", second.err);
+    assert!(second.err.contains("hint: try again when it has ended"), "{}", second.err);
     assert_eq!(ended.code(), Some(0), "the first goes on undisturbed");
     assert_eq!(world.labels(), ["first"]);
 }
@@ -532,7 +519,7 @@ fn a_backup_that_is_asked_to_stop_seals_nothing_and_cleans_up() {
     world.fill("big", 48_000_000, 1);
     for signal in [Signal::TERM, Signal::INT] {
         let told = world.path("told");
-        let mut child = world.caller.spawn_telling(&["backup"], &told);
+        let mut child = world.0.caller.spawn_telling(&["backup"], &told);
         until_locked(&world, &mut child);
         send(&child, signal);
         let code = child.wait().unwrap().code();
@@ -562,7 +549,7 @@ fn a_restore_that_is_asked_to_stop_leaves_whole_files_only_and_can_be_run_again(
     let mut stopped = false;
     for _ in 0..10 {
         let _it_may_not_be_there = fs::remove_dir_all(world.path("out"));
-        let mut child = world.caller.spawn_telling(&restore, &told);
+        let mut child = world.0.caller.spawn_telling(&restore, &told);
         until("the restore has begun to write", || world.restored("").exists());
         send(&child, Signal::TERM);
         let code = child.wait().unwrap().code();
@@ -595,7 +582,7 @@ fn a_database_server_that_is_gone_leaves_no_snapshot_and_stops_no_other_source()
     world.run(&["init"]).expect(0);
     world.fill("alpha", 1000, 1);
     let failed = world.run(&["backup"]).expect(1);
-    assert!(failed.stderr.contains("bad/registry") && failed.stderr.contains(&free.to_string()), "{}", failed.stderr);
+    assert!(failed.err.contains("bad/registry") && failed.err.contains(&free.to_string()), "{}", failed.err);
     let listing = world.run(&["--json", "snapshots"]).expect(0).json();
     assert_eq!(listing["snapshots"].as_array().unwrap().len(), 1, "{listing}");
     assert_eq!(listing["snapshots"][0]["source"], "tree");

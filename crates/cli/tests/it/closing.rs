@@ -38,6 +38,7 @@ impl Scene {
             uid: Some(uid),
             group: Some(STORE),
             config: Some(self.path(home).join("lifeboat.yaml")),
+            dir: None,
             env: vec![("HOME".to_owned(), self.path(home).display().to_string())],
         }
     }

@@ -1,6 +1,6 @@
 //! Finding, reading and showing the configuration.
 
-use crate::run::{Place, Said};
+use crate::harness::Place;
 
 const CONFIG: &str = r#"stack: farajaland
 role: both
@@ -23,7 +23,7 @@ sources:
 #[test]
 fn show_fills_in_defaults_and_next_runs_and_hides_secrets() {
     let place = Place::with_config(CONFIG);
-    let said = Said::of(place.command().env("SECRET", "sesame").env("PGPASSWORD", "sesame").args(["config", "show"]));
+    let said = place.caller.env("SECRET", "sesame").env("PGPASSWORD", "sesame").run(&["config", "show"]);
     assert_eq!(said.code, 0, "{said:?}");
     assert!(said.err.contains("warning: role: both"), "{}", said.err);
     for line in [
@@ -39,17 +39,17 @@ fn show_fills_in_defaults_and_next_runs_and_hides_secrets() {
     }
     assert!(!said.out.contains("sesame") && !said.err.contains("sesame"));
 
-    let json = Said::of(place.command().env("SECRET", "sesame").args(["config", "show", "--json"])).good();
+    let json = place.caller.env("SECRET", "sesame").run(&["config", "show", "--json"]).good();
     let object: serde_json::Value = serde_json::from_str(&json.out).expect("JSON");
     assert_eq!(object["schema_version"], 1);
-    assert_eq!(object["config"]["sources"]["documents"]["nextRuns"].as_array().map(Vec::len), Some(3));
-    assert_eq!(object["config"]["stateDir"], place.path("state").to_str().expect("UTF-8"));
+    assert_eq!(object["configurations"][0]["sources"]["documents"]["nextRuns"].as_array().map(Vec::len), Some(3));
+    assert_eq!(object["configurations"][0]["stateDir"], place.path("state").to_str().expect("UTF-8"));
 }
 
 #[test]
 fn a_wrong_key_is_shown_with_its_place() {
     let place = Place::with_config(&CONFIG.replace("paths:", "path:"));
-    let said = Said::of(place.command().env("SECRET", "x").args(["backup"]));
+    let said = place.caller.env("SECRET", "x").run(&["backup"]);
     assert_eq!(said.code, 2);
     assert_eq!(
         said.err,
@@ -72,8 +72,7 @@ fn the_file_is_named_by_flag_or_variable_or_found_at_the_usual_place() {
     );
     let shown = place.run(&["config", "show", "--config", "else/where.yaml"]).good().out;
     assert!(shown.contains(&format!("writerKeyFile: {}", place.path("else/w").display())), "{shown}");
-    let by_variable =
-        Said::of(place.command().env("LIFEBOAT_CONFIG", "else/where.yaml").args(["config", "show"])).good();
+    let by_variable = place.caller.env("LIFEBOAT_CONFIG", "else/where.yaml").run(&["config", "show"]).good();
     assert_eq!(by_variable.out, shown);
     let missing = place.run(&["config", "show", "--config", "no.yaml"]);
     assert_eq!(missing.code, 2);

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::run::Place;
+use crate::harness::Place;
 
 const CONFIG: &str = r#"stack: farajaland
 role: both

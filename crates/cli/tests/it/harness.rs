@@ -8,6 +8,22 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tempfile::TempDir;
+
+/// A machine that does everything: one repository, all keys, one tree.
+pub(crate) const CONFIG: &str = r#"stack: farajaland
+role: both
+timeZone: Africa/Lusaka
+repositories:
+  main:
+    url: file://${HOME}/repository
+    writerKeyFile: keys/writer.key
+    maintainerKeyFile: keys/maintainer.key
+    identityFile: keys/identity.key
+    retentionPolicy: { keepLast: 1 }
+sources:
+  documents: { kind: files, paths: ["${HOME}/documents"] }
+"#;
 
 /// The binary under test: `LIFEBOAT_BIN` (the release build, in `make test`) or cargo's own.
 #[expect(clippy::disallowed_methods, reason = "a test is told by its environment what to run")]
@@ -29,9 +45,12 @@ pub(crate) fn is_root() -> bool {
 /// What a run of the program left behind.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    pub(crate) code: Option<i32>,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
+    /// Exit code, -1 where a signal ended it.
+    pub(crate) code: i32,
+    /// Standard output.
+    pub(crate) out: String,
+    /// Standard error.
+    pub(crate) err: String,
     pub(crate) peak_kib: u64,
     pub(crate) took: Duration,
 }
@@ -40,33 +59,49 @@ impl Outcome {
     /// Fails the test unless the program ended with `code`.
     #[track_caller]
     pub(crate) fn expect(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        assert_eq!(self.code, code, "stdout:\n{}\nstderr:\n{}", self.out, self.err);
         self
+    }
+
+    /// Fails the test unless the program ended with 0.
+    #[track_caller]
+    pub(crate) fn good(self) -> Self {
+        self.expect(0)
     }
 
     /// Standard output as JSON.
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}\n{}\n{}", self.stdout, self.stderr))
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}\n{}\n{}", self.out, self.err))
     }
 }
 
-/// A way to call the program: as which user, with which configuration.
-#[derive(Debug, Clone)]
+/// A way to call the program, cut off from this machine's own environment: as which user, where,
+/// with which configuration.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Caller {
     /// Number of the Unix user, where it is not our own.
     pub(crate) uid: Option<u32>,
     /// Further group of that user.
     pub(crate) group: Option<u32>,
+    /// Working directory, where it is not our own.
+    pub(crate) dir: Option<PathBuf>,
     /// `--config`, where there is one.
     pub(crate) config: Option<PathBuf>,
-    /// Further environment.
+    /// The environment beside `PATH`.
     pub(crate) env: Vec<(String, String)>,
 }
 
 impl Caller {
     pub(crate) fn new(config: &Path) -> Self {
-        Self { uid: None, group: None, config: Some(config.to_owned()), env: Vec::new() }
+        Self { config: Some(config.to_owned()), ..Self::default() }
+    }
+
+    /// The same with a further variable.
+    pub(crate) fn env(&self, name: &str, value: &str) -> Self {
+        let mut caller = self.clone();
+        caller.env.push((name.to_owned(), value.to_owned()));
+        caller
     }
 
     #[expect(clippy::disallowed_methods, reason = "the test is the program's caller")]
@@ -81,7 +116,10 @@ impl Caller {
                 command
             }
         };
-        command.env_remove("LIFEBOAT_CONFIG").stdin(Stdio::null());
+        command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").stdin(Stdio::null());
+        if let Some(dir) = &self.dir {
+            command.current_dir(dir);
+        }
         if let Some(config) = &self.config {
             command.arg("--config").arg(config);
         }
@@ -120,7 +158,73 @@ impl Caller {
             std::thread::sleep(Duration::from_millis(2));
         };
         let read = |path: &Path| String::from_utf8_lossy(&fs::read(path).expect("the output")).into_owned();
-        Outcome { code: status.code(), stdout: read(&out), stderr: read(&err), peak_kib, took: now() - started }
+        let code = status.code().unwrap_or(-1);
+        Outcome { code, out: read(&out), err: read(&err), peak_kib, took: now() - started }
+    }
+}
+
+/// A directory with a configuration, in which the program runs.
+#[derive(Debug)]
+pub(crate) struct Place {
+    dir: TempDir,
+    pub(crate) caller: Caller,
+}
+
+impl Place {
+    /// An empty directory, which is the home as well.
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let home = dir.path().to_str().expect("UTF-8");
+        let env = [("HOME", home.to_owned()), ("LIFEBOAT_STATE_DIR", format!("{home}/state"))];
+        let env = env.map(|(name, value)| (name.to_owned(), value)).to_vec();
+        Self { caller: Caller { dir: Some(dir.path().to_owned()), env, ..Caller::default() }, dir }
+    }
+
+    /// A directory with this `lifeboat.yaml`.
+    pub(crate) fn with_config(yaml: &str) -> Self {
+        let place = Self::new();
+        place.write("lifeboat.yaml", yaml);
+        place
+    }
+
+    /// A place of [`CONFIG`] with a repository, two documents and a snapshot `first` of them.
+    pub(crate) fn backed_up() -> Self {
+        let place = Self::with_config(CONFIG);
+        place.write("documents/letter.txt", "dear registrar\n");
+        place.write("documents/sub/births.csv", "1,2,3\n");
+        place.run(&["init"]).good();
+        place.run(&["backup", "--label", "first"]).good();
+        place
+    }
+
+    /// Something in the directory, or itself.
+    pub(crate) fn path(&self, below: &str) -> PathBuf {
+        self.dir.path().join(below)
+    }
+
+    /// The same as text.
+    pub(crate) fn text(&self, below: &str) -> String {
+        self.path(below).to_str().expect("UTF-8").to_owned()
+    }
+
+    /// Writes a file.
+    pub(crate) fn write(&self, below: &str, text: &str) {
+        let path = self.path(below);
+        fs::create_dir_all(path.parent().unwrap_or(Path::new("/"))).expect("a directory");
+        write(&path, text.as_bytes());
+    }
+
+    /// Runs the program.
+    pub(crate) fn run(&self, args: &[&str]) -> Outcome {
+        self.caller.run(args)
+    }
+
+    /// What the program prints with `--json`: always one object with the version.
+    #[track_caller]
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
+        let value = self.run(&[args, &["--json"]].concat()).good().json();
+        assert_eq!(value["schema_version"], 1);
+        value
     }
 }
 

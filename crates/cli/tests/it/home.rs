@@ -63,7 +63,7 @@ fn an_owner_who_is_not_root_restores_in_place_and_verify_finds_no_difference() {
     // What it may not write to is named before anything is written.
     fs::remove_dir_all(&docs).expect("remove");
     let refused = user.run(&["restore", "documents", "--to", "origin", "--yes"]).expect(1);
-    assert!(refused.stderr.contains(&format!("{}/srv (Permission denied)", root.display())), "{}", refused.stderr);
+    assert!(refused.err.contains(&format!("{}/srv (Permission denied)", root.display())), "{}", refused.err);
     let refused = user.run(&["restore", "documents", "--to", "origin", "--rename", "a=b", "--yes"]).expect(2);
-    assert!(refused.stderr.contains("--rename") && refused.stderr.contains("hint: "), "{}", refused.stderr);
+    assert!(refused.err.contains("--rename") && refused.err.contains("hint: "), "{}", refused.err);
 }

@@ -1,19 +1,6 @@
 //! Making repositories and keys, joining, leaving.
 
-use crate::run::{Place, Said};
-
-const CONFIG: &str = r#"stack: farajaland
-role: both
-repositories:
-  main:
-    url: file://${HOME}/repository
-    writerKeyFile: keys/writer.key
-    maintainerKeyFile: keys/maintainer.key
-    identityFile: keys/identity.key
-    retentionPolicy: "30d"
-sources:
-  documents: { kind: files, paths: ["${HOME}/documents"] }
-"#;
+use crate::harness::{CONFIG, Place};
 
 fn place() -> Place {
     let place = Place::with_config(CONFIG);
@@ -39,10 +26,10 @@ fn init_makes_repository_and_keys_once_and_tells_where_the_secret_went() {
     }
     assert_eq!(mode(&place, "keys"), 0o700);
     let before = std::fs::read(place.path("keys/identity.key")).expect("the key");
-    let again = place.run(&["init", "--json"]).good();
-    let made: serde_json::Value = serde_json::from_str(&again.out).expect("JSON");
-    let states: Vec<_> = made["made"].as_array().expect("a list").iter().map(|made| made["state"].clone()).collect();
-    assert!(states.iter().all(|state| state == "there already"), "{states:?}");
+    let again = &place.json(&["init"])["repositories"][0];
+    assert_eq!((&again["name"], &again["state"]), (&"main".into(), &"there already".into()));
+    let keys = again["keys"].as_array().expect("a list");
+    assert!(keys.len() == 3 && keys.iter().all(|key| key["state"] == "there already"), "{again}");
     assert_eq!(std::fs::read(place.path("keys/identity.key")).expect("the key"), before);
 }
 
@@ -117,8 +104,7 @@ fn a_further_host_asks_and_is_granted() {
     owner.run(&["key", "add", request, "--grant", "grant", "--yes"]).good();
     let grant = owner.path("grant");
     host.run(&["init", "--grant", grant.to_str().expect("UTF-8")]).good();
-    let tested = host.run(&["key", "test", "keys/writer.key", "--json"]).good();
-    let told: serde_json::Value = serde_json::from_str(&tested.out).expect("JSON");
+    let told = host.json(&["key", "test", "keys/writer.key"]);
     let key = told["keys"][0]["key"].as_str().expect("an id").to_owned();
     let removed = owner.run(&["key", "remove", &key[..12], "--yes"]).good();
     assert!(removed.out.contains("writer"), "{removed:?}");
@@ -141,7 +127,6 @@ fn the_owner_makes_further_readers_and_maintainers() {
 #[test]
 fn a_wrong_key_ends_with_12_and_no_repository_with_10() {
     let (one, other) = (place(), place());
-    assert_eq!(one.run(&["snapshots"]).code, 12, "no key file");
     one.run(&["init"]).good();
     other.run(&["init"]).good();
     let foreign = other.path("keys/identity.key");
@@ -157,8 +142,7 @@ fn a_wrong_key_ends_with_12_and_no_repository_with_10() {
 fn doctor_looks_at_everything_and_changes_nothing() {
     let place = place();
     place.run(&["init"]).good();
-    let said = place.run(&["doctor", "--json"]).good();
-    let findings: serde_json::Value = serde_json::from_str(&said.out).expect("JSON");
+    let findings = place.json(&["doctor"]);
     let findings = findings["findings"].as_array().expect("a list");
     let has = |verdict: &str, what: &str| {
         findings.iter().any(|f| f["verdict"] == verdict && f["what"].as_str().is_some_and(|text| text.contains(what)))
@@ -176,6 +160,6 @@ fn secrets_are_exported_only_by_who_can_read() {
     place.run(&["init"]).good();
     assert!(place.run(&["key", "export"]).good().out.contains("\"secrets\""));
     assert!(place.run(&["key", "export", "--sheet"]).good().out.contains("LIFEBOAT RECOVERY SHEET"));
-    let said = Said::of(place.command().args(["key", "export", "--identity", "keys/writer.key"]));
+    let said = place.caller.run(&["key", "export", "--identity", "keys/writer.key"]);
     assert_eq!((said.code, said.out.as_str()), (12, ""), "{said:?}");
 }

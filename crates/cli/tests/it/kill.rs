@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use lifeboat_testkit::mixed::Numbers;
 
-use crate::harness::{Caller, describe, long, write};
+use crate::harness::{CONFIG, Place, describe, long, write};
 
 struct World {
-    dir: tempfile::TempDir,
-    caller: Caller,
+    place: Place,
     numbers: Numbers,
     /// What each sealed snapshot has to restore to.
     truth: BTreeMap<String, String>,
@@ -21,34 +20,16 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path();
-        fs::create_dir_all(root.join("keys")).unwrap();
-        fs::create_dir_all(root.join("tree/inner")).unwrap();
-        let config = root.join("lifeboat.yaml");
-        let at = root.display();
-        write(
-            &config,
-            format!(
-                "stack: kill\nrole: both\nstateDir: {at}/state\nrepositories:\n  main:\n    url: file://{at}/repository\n    \
-                 writerKeyFile: keys/writer.key\n    maintainerKeyFile: keys/maintainer.key\n    identityFile: keys/identity.key\n    \
-                 retentionPolicy: {{ keepLast: 4 }}\nsources:\n  tree:\n    kind: files\n    paths: [{at}/tree]\n"
-            )
-            .as_bytes(),
-        );
-        let world = Self {
-            caller: Caller::new(&config),
-            dir,
-            numbers: Numbers::new(seed),
-            truth: BTreeMap::new(),
-            forgotten: 0,
-        };
-        world.caller.run(&["init", "--grace", "1s"]).expect(0);
+        let yaml = CONFIG.replace("documents", "tree").replace("keepLast: 1", "keepLast: 4");
+        let place = Place::with_config(&yaml);
+        fs::create_dir_all(place.path("tree/inner")).unwrap();
+        let world = Self { place, numbers: Numbers::new(seed), truth: BTreeMap::new(), forgotten: 0 };
+        world.place.run(&["init", "--grace", "1s"]).expect(0);
         world
     }
 
     fn tree(&self) -> PathBuf {
-        self.dir.path().join("tree")
+        self.place.path("tree")
     }
 
     /// Writes, changes and removes files; some blocks repeat so that packs are shared.
@@ -68,7 +49,7 @@ impl World {
     }
 
     fn listed(&self) -> Vec<String> {
-        let listing = self.caller.run(&["--json", "snapshots"]).expect(0).json();
+        let listing = self.place.run(&["--json", "snapshots"]).expect(0).json();
         let ids = listing["snapshots"].as_array().unwrap();
         ids.iter().map(|snapshot| snapshot["id"].as_str().unwrap().to_owned()).collect()
     }
@@ -90,16 +71,16 @@ impl World {
     }
 
     fn restores_equal(&self, id: &str) {
-        let to = tempfile::tempdir_in(self.dir.path()).unwrap();
+        let to = tempfile::tempdir_in(self.place.path("")).unwrap();
         let target = to.path().join("out");
-        self.caller.run(&["restore", &format!("tree@{id}"), "--to", target.to_str().unwrap(), "--yes"]).expect(0);
+        self.place.run(&["restore", &format!("tree@{id}"), "--to", target.to_str().unwrap(), "--yes"]).expect(0);
         let back = describe(&target.join(self.tree().strip_prefix("/").unwrap()));
         assert_eq!(back, self.truth[id], "snapshot {id} restores to something else");
     }
 
     /// Starts a command and kills it after at most `longest`.
     fn kill(&mut self, args: &[&str], longest: Duration) {
-        let mut child = self.caller.spawn(args);
+        let mut child = self.place.caller.spawn(args);
         let micros = self.numbers.below(u64::try_from(longest.as_micros()).unwrap().max(1));
         std::thread::sleep(Duration::from_micros(micros));
         let _ended_before = child.kill();
@@ -117,7 +98,7 @@ fn killed_at_random_points_every_sealed_snapshot_restores_and_the_next_run_succe
     };
     let mut world = World::new(20_261_121);
     world.change_tree();
-    let whole = world.caller.run(&["backup"]).expect(0).took;
+    let whole = world.place.run(&["backup"]).expect(0).took;
     world.take_stock(false);
     let mut killed_and_sealed = 0;
     for seed in 0..seeds {
@@ -128,19 +109,19 @@ fn killed_at_random_points_every_sealed_snapshot_restores_and_the_next_run_succe
                 world.kill(&["backup"], whole);
                 world.take_stock(false);
                 killed_and_sealed += world.truth.len() - before;
-                world.caller.run(&["backup"]).expect(0);
+                world.place.run(&["backup"]).expect(0);
                 world.take_stock(false);
             }
             3 => {
                 world.kill(&["forget", "--yes"], whole);
                 world.take_stock(true);
-                world.caller.run(&["forget", "--yes"]).expect(0);
+                world.place.run(&["forget", "--yes"]).expect(0);
                 world.take_stock(true);
             }
             _ => {
                 world.kill(&["prune", "--yes"], whole);
                 world.take_stock(false);
-                world.caller.run(&["prune", "--yes"]).expect(0);
+                world.place.run(&["prune", "--yes"]).expect(0);
                 world.take_stock(false);
             }
         }
@@ -151,7 +132,7 @@ fn killed_at_random_points_every_sealed_snapshot_restores_and_the_next_run_succe
             for id in &ids {
                 world.restores_equal(id);
             }
-            world.caller.run(&["check", "--read-data"]).expect(0);
+            world.place.run(&["check", "--read-data"]).expect(0);
         }
     }
     assert!(world.forgotten > 0, "the test never forgot anything");

@@ -20,4 +20,4 @@ mod keys;
 mod kill;
 mod paged;
 mod postgres;
-mod run;
+mod told;

@@ -1,6 +1,6 @@
 //! Large files that change in place.
 
-use crate::run::Place;
+use crate::harness::Place;
 
 const CONFIG: &str = r#"stack: farajaland
 role: both

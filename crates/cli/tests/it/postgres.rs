@@ -54,7 +54,7 @@ impl World {
     /// Fails with 1, names the cause with a hint, and leaves no snapshot.
     #[track_caller]
     fn no_snapshot(&self, done: Outcome, cause: &str, hint: &str) {
-        let told = done.expect(1).stderr;
+        let told = done.expect(1).err;
         let hinted = told.split_once("hint: ").unwrap_or_else(|| panic!("no hint: {told}")).1;
         assert!(told.contains(cause) && hinted.contains(hint), "{told}");
         let listing = self.run(&["--json", "snapshots"]).expect(0).json();
@@ -85,8 +85,8 @@ fn a_pg_dump_that_is_killed_leaves_no_snapshot() {
     world.no_snapshot(done, "signal: 9", "pg_dump was ended from outside");
     fs::remove_file(tools.join("pg_dump")).unwrap();
     let done = world.run(&["backup"]);
-    assert_eq!(done.code, Some(2), "{}", done.stderr);
-    assert!(done.stderr.contains(&format!("toolsDir {} has no pg_dump", tools.display())), "{}", done.stderr);
+    assert_eq!(done.code, 2, "{}", done.err);
+    assert!(done.err.contains(&format!("toolsDir {} has no pg_dump", tools.display())), "{}", done.err);
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn a_role_without_rights_is_told_what_it_lacks() {
     world.configure("weak", "");
     let done = world.run(&["backup"]);
     world.no_snapshot(done, "permission denied for table births", "GRANT pg_read_all_data");
-    let looked = world.run(&["doctor"]).expect(1).stdout;
+    let looked = world.run(&["doctor"]).expect(1).out;
     assert!(looked.contains("may not read table app.births") && looked.contains("GRANT pg_read_all_data"), "{looked}");
     world.server.sql("postgres", "GRANT pg_read_all_data TO weak");
     world.run(&["doctor"]).expect(0);
@@ -114,10 +114,10 @@ fn a_connection_that_is_ended_in_the_middle_of_a_table_leaves_no_snapshot() {
                WHERE application_name = 'lifeboat' AND state = 'active' AND query LIKE 'COPY app.births % TO STDOUT') > 0 THEN RETURN; END IF;
            PERFORM pg_sleep(0.002); END LOOP; RAISE EXCEPTION 'it never read the table'; END $$",
     );
-    let code = child.wait().unwrap().code();
-    let stderr = fs::read_to_string(told).unwrap();
+    let code = child.wait().unwrap().code().unwrap_or(-1);
+    let err = fs::read_to_string(told).unwrap();
     let none = std::time::Duration::ZERO;
-    let done = Outcome { code, stdout: String::new(), stderr, peak_kib: 0, took: none };
+    let done = Outcome { code, out: String::new(), err, peak_kib: 0, took: none };
     world.no_snapshot(done, "reading table app.births of database \"events\" failed", "pg_terminate_backend");
     world.run(&["backup"]).expect(0);
 }
@@ -143,7 +143,7 @@ fn a_damaged_snapshot_leaves_the_live_database_as_it_was() {
     for part in [&[][..], &["--only", "events"], &["--only", "events/app"]] {
         let args = [&["restore", "registry", "--to", "origin", "--replace", "--yes"][..], part].concat();
         let refused = world.run(&args).expect(1);
-        assert!(refused.stderr.contains("hint: nothing was replaced"), "{}", refused.stderr);
+        assert!(refused.err.contains("hint: nothing was replaced"), "{}", refused.err);
         assert_eq!(world.births(), live);
     }
 }
@@ -159,7 +159,7 @@ fn a_full_scratch_disk_ends_a_restore_and_changes_nothing() {
     let mut filler = fs::File::create(state.join("filler")).unwrap();
     std::io::copy(&mut std::io::repeat(1), &mut filler).unwrap_err();
     let refused = world.run(&restore).expect(1);
-    assert!(refused.stderr.contains("No space left") && refused.stderr.contains("/state"), "{}", refused.stderr);
+    assert!(refused.err.contains("No space left") && refused.err.contains("/state"), "{}", refused.err);
     assert_eq!(world.births(), live);
     let left = "SELECT count(*) FROM pg_database WHERE datname LIKE 'copy%'";
     assert_eq!(world.server.sql("postgres", left), "0");
@@ -179,7 +179,7 @@ fn parts_are_typed_as_a_person_would_and_a_dry_run_says_what_the_run_would() {
         (&["--only", "events/births", "--replace"], 1, "view app.named depends on table app.births"),
     ] {
         let refused = restore(more).expect(code);
-        assert!(refused.stderr.contains(told) && refused.stderr.contains("hint: "), "{more:?}: {}", refused.stderr);
+        assert!(refused.err.contains(told) && refused.err.contains("hint: "), "{more:?}: {}", refused.err);
     }
     let live = world.births();
     restore(&["--rename", "events=copy"]).expect(0);
@@ -191,5 +191,5 @@ fn parts_are_typed_as_a_person_would_and_a_dry_run_says_what_the_run_would() {
     assert_eq!(world.births(), live);
     let dir = world.dir.path().join("out").display().to_string();
     let refused = world.run(&["restore", "registry", "--to", &dir, "--rename", "events=x"]).expect(2);
-    assert!(refused.stderr.contains("--rename events=x renames a database of a server"), "{}", refused.stderr);
+    assert!(refused.err.contains("--rename events=x renames a database of a server"), "{}", refused.err);
 }

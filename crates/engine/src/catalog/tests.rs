@@ -176,3 +176,13 @@ fn two_processes_write_one_catalog_without_losing_a_run() {
     assert_eq!(notes, [None, None]);
     assert_eq!(Catalog::open(dir.path(), time(0)).runs(1000).expect("runs").len(), 100);
 }
+
+#[test]
+fn facts_that_cannot_be_read_are_told_and_never_taken_for_none() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let catalog = Catalog::open(dir.path(), time(0));
+    catalog.saw_snapshot("repo", id("a"), &seen()).expect("saved");
+    catalog.lock().execute("UPDATE snapshots SET facts = '{'", []).expect("damaged");
+    assert!(catalog.facts_of(&stack("farajaland")).is_err());
+    assert!(catalog.seen("repo").is_err());
+}

@@ -13,10 +13,41 @@ use lifeboat_source::Target;
 use serde::Serialize;
 
 use crate::error::JobError;
+use crate::lock::Lock;
 
 /// Shown the plan, says whether to go on. It may ask a person; a plan that destroys nothing needs
 /// no question.
-pub type Confirm<'a> = dyn Fn(&RestorePlan) -> bool + Send + Sync + 'a;
+pub type Confirm<'a> = dyn Fn(&RestorePlan) -> Answer + Send + Sync + 'a;
+
+/// What was said to a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Nothing may be done.
+    No,
+    /// Go on; nobody had to be asked, so that no time passed.
+    Unasked,
+    /// Go on, said a person who may have thought about it for hours.
+    Yes,
+}
+
+/// Both sides of a restore, and what keeps others away from the target.
+pub struct Sides<'a> {
+    /// The snapshot.
+    pub data: &'a dyn EntryReader,
+    /// Where it goes.
+    pub target: &'a dyn Target,
+    /// Takes the lock of the source, where it is the source that is replaced.
+    pub lock: &'a (dyn Fn() -> Result<Option<Lock>, JobError> + Send + Sync),
+}
+
+impl std::fmt::Debug for Sides<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sides").finish_non_exhaustive()
+    }
+}
+
+/// How often a person is asked about a target that keeps changing.
+const QUESTIONS_MAX: usize = 3;
 
 /// How far a restore goes.
 #[derive(Clone, Copy)]
@@ -62,26 +93,49 @@ impl RestoreReport {
     }
 }
 
-/// Plans the restore and, unless it is a dry run, carries it out.
+/// Plans the restore and, unless it is a dry run, carries it out. The lock is taken after the yes.
 ///
 /// # Errors
-/// [`JobError::Plan`] for what is refused, [`JobError::Declined`]; [`JobError::Read`] where the
-/// preflight finds damage, with the target untouched; [`JobError::Source`] where the target failed.
+/// [`JobError::Plan`] for what is refused, [`JobError::Declined`], what the lock said;
+/// [`JobError::Changing`] for a target that keeps changing while a person is asked;
+/// [`JobError::Read`] where the preflight finds damage, with the target untouched;
+/// [`JobError::Source`] where the target failed.
 pub async fn carry_out(
-    data: &dyn EntryReader,
-    target: &dyn Target,
+    Sides { data, target, lock }: Sides<'_>,
     request: &RestoreRequest<'_>,
     machine: &Machine,
     mode: Mode<'_>,
     run: &RunContext,
 ) -> Result<RestoreReport, JobError> {
     let (to, options) = (request.to, request.options);
-    let inventory = target.inventory(data, options).await.map_err(JobError::source(format!("looking at {to}")))?;
-    let plan = plan_restore(request, &inventory, machine)?;
+    let plan_now = async || {
+        let inventory = target.inventory(data, options).await.map_err(JobError::source(format!("looking at {to}")))?;
+        let plan = plan_restore(request, &inventory, machine)?;
+        Ok::<_, JobError>((inventory, plan))
+    };
+    let (mut inventory, mut plan) = plan_now().await?;
     let Mode::Run(confirm) = mode else { return Ok(RestoreReport { plan, restored: None, verified: None }) };
-    if !confirm(&plan) {
-        return Err(JobError::Declined);
-    }
+    let mut questions = 0;
+    // Nothing is locked while a person thinks; what the plan relied on may have changed since.
+    let _lock = loop {
+        let answer = confirm(&plan);
+        if answer == Answer::No {
+            return Err(JobError::Declined);
+        }
+        let held = lock()?;
+        if answer == Answer::Unasked {
+            break held;
+        }
+        let shown = plan;
+        (inventory, plan) = plan_now().await?;
+        if plan.destroys_the_same(&shown) {
+            break held;
+        }
+        questions += 1;
+        if questions == QUESTIONS_MAX {
+            return Err(JobError::Changing { to: to.to_string() });
+        }
+    };
     if options.replace {
         run.monitor.begin("reading and checking before anything is replaced", None);
         preflight(data, &inventory.reads, run).await?;

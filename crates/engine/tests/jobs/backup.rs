@@ -1,11 +1,13 @@
 //! What a backup refuses, reports and leaves behind.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use lifeboat_engine::backup::{BackupRequest, backup};
 use lifeboat_engine::lock::Lock;
 use lifeboat_model::SnapshotSummary;
 use lifeboat_model::config::{Role, SourceKind};
+use lifeboat_model::flow::{Cancel, Monitor};
 
 use crate::site::{Site, no_machine_id, put, source};
 
@@ -132,4 +134,44 @@ async fn another_system_than_last_time_is_told() {
 fn repository_id(site: &Site) -> String {
     let dirs = std::fs::read_dir(site.config.state_dir.join("repositories")).expect("a cache");
     dirs.flatten().next().expect("one repository").file_name().to_string_lossy().into_owned()
+}
+
+/// Asks the run to stop when it tells this for the first time.
+struct StopAt(&'static str, Cancel);
+
+impl StopAt {
+    fn told(&self, what: &str) {
+        if self.0 == what {
+            self.1.cancel();
+        }
+    }
+}
+
+impl Monitor for StopAt {
+    fn begin(&self, _: &str, _: Option<u64>) {
+        self.told("begin");
+    }
+
+    fn bytes(&self, _: u64) {
+        self.told("bytes");
+    }
+
+    fn entries(&self, _: u64) {
+        self.told("entries");
+    }
+
+    fn note(&self, _: &str) {}
+}
+
+#[tokio::test]
+async fn a_backup_that_is_stopped_says_so_wherever_it_was() {
+    for moment in ["begin", "bytes", "entries"] {
+        let mut site = Site::new(&["documents"]).await;
+        site.run.monitor = Arc::new(StopAt(moment, site.run.cancel.clone()));
+        let report = site.backup().await;
+        let told = (report.exit_code(), report.backups[0].error.as_deref());
+        assert_eq!(told, (1, Some("stopped by request")), "{moment}");
+        site.run.cancel = Cancel::default();
+        assert!(site.list().await.snapshots.is_empty(), "{moment}");
+    }
 }

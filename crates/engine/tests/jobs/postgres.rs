@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use lifeboat_engine::datastore::ServerAccess;
-use lifeboat_engine::restore::{Mode, To, restore};
+use lifeboat_engine::restore::{Answer, Mode, To, restore};
 use lifeboat_engine::{Host, JobError};
 use lifeboat_model::config::{
     PostgresBackup, PostgresConfig, Role, RolePasswords, SecretUrl, SourceConfig, SourceKind,
@@ -111,7 +111,7 @@ async fn a_dump_goes_to_a_directory_as_plain_files() {
     let to = site.dir.path().join("dump");
     let host: Host<'_> = site.host();
     let ask = Site::ask("registry", To::Dir(to.clone()));
-    restore(&host, &ask, Mode::Run(&|_| true)).await.unwrap_or_else(|error| panic!("{}", error.chain()));
+    restore(&host, &ask, Mode::Run(&|_| Answer::Unasked)).await.unwrap_or_else(|error| panic!("{}", error.chain()));
     assert!(to.join("globals.sql").exists() && to.join("events/toc.dat").exists());
     // The server's programs run as another user than the tests.
     for path in [site.dir.path(), &to, &to.join("events")] {

@@ -3,7 +3,7 @@
 use lifeboat_engine::JobError;
 use lifeboat_engine::browse::{Depth, cat, ls};
 use lifeboat_engine::recover::{bare_config, recover};
-use lifeboat_engine::restore::{Mode, To, restore, verify};
+use lifeboat_engine::restore::{Answer, Mode, To, restore, verify};
 use lifeboat_engine::snapshot::open_snapshot;
 use lifeboat_engine::upkeep::check;
 use lifeboat_engine::{Host, catalog::Catalog};
@@ -45,7 +45,7 @@ async fn what_stands_in_the_way_needs_replace_and_what_is_not_in_the_snapshot_st
     ask.options.replace = true;
     let plan = restore(&site.host(), &ask, Mode::DryRun).await.expect("a plan").plan;
     assert!(plan.destructive && plan.replaces_count > 0, "{plan:?}");
-    let declined = restore(&site.host(), &ask, Mode::Run(&|_| false)).await.expect_err("declined");
+    let declined = restore(&site.host(), &ask, Mode::Run(&|_| Answer::No)).await.expect_err("declined");
     assert!(matches!(declined, JobError::Declined));
     assert_eq!(tree(&site.path("documents")), changed, "refused, planned or declined: nothing is touched");
     let report = site.restore(&ask).await.expect("restored");
@@ -133,7 +133,7 @@ async fn store_and_identity_alone_bring_everything_back() {
     site.lose_state();
     let repository = &site.config.repositories["main"];
     let state = site.dir.path().join("recovery");
-    let bare = bare_config(repository.url.clone(), repository.identity_file.as_ref().expect("identity"), &state);
+    let bare = bare_config(&repository.url, repository.identity_file.as_ref().expect("identity"), &state);
     let catalog = Catalog::open(&state, jiff::Timestamp::UNIX_EPOCH);
     let host = Host { config: &bare, catalog: &catalog, run: &site.run, passphrase: &|_| None };
     let report = recover(&host).await.expect("recovered");
@@ -144,6 +144,6 @@ async fn store_and_identity_alone_bring_everything_back() {
     assert_eq!(found.supply, ["the variable PG_PASSWORD"]);
     let to = site.dir.path().join("recovered");
     let ask = Site::ask("farajaland/registry", To::Dir(to.clone()));
-    restore(&host, &ask, Mode::Run(&|_| true)).await.expect("restored");
+    restore(&host, &ask, Mode::Run(&|_| Answer::Unasked)).await.expect("restored");
     assert_eq!(tree(&site.below(&to, "registry")), before);
 }

@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use lifeboat_engine::backup::{BackupReport, BackupRequest, backup};
 use lifeboat_engine::catalog::Catalog;
 use lifeboat_engine::listing::{Listing, snapshots};
-use lifeboat_engine::restore::{Mode, RestoreAsk, RestoreReport, To, restore};
+use lifeboat_engine::restore::{Answer, Mode, RestoreAsk, RestoreReport, To, restore};
 use lifeboat_engine::{Host, JobError};
 use lifeboat_model::config::{
     FilesConfig, PortableConfig, RepositoryConfig, Role, SecretUrl, SourceConfig, SourceKind, StackConfig,
@@ -270,7 +270,7 @@ impl Site {
     }
 
     pub(crate) async fn restore(&self, ask: &RestoreAsk) -> Result<RestoreReport, JobError> {
-        restore(&self.host(), ask, Mode::Run(&|_| true)).await
+        restore(&self.host(), ask, Mode::Run(&|_| Answer::Unasked)).await
     }
 }
 

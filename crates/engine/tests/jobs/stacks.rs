@@ -43,7 +43,7 @@ async fn a_stack_does_not_forget_anothers_snapshots() {
     forget(&site.host(), &ForgetRequest::default(), &|_| true).await.expect("forgotten");
     assert_eq!(site.list().await.snapshots.len(), 4);
     let pruned = prune(&site.host(), None, false).await.expect("pruned").remove(0);
-    assert_eq!((pruned.refused, pruned.problems), (vec![], vec![]));
+    assert_eq!((pruned.done.refused, pruned.done.problems), (vec![], vec![]));
     other.only(&[Has::Identity]);
     let left = other.list().await;
     assert_eq!(left.snapshots.iter().filter(|s| s.group() == "ocean/documents").count(), 3);

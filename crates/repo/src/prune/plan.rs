@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use lifeboat_model::ObjectHash;
 use lifeboat_store::Key;
+use serde::{Serialize, Serializer};
 
 use crate::pack::PackKind;
 use crate::small::RunId;
@@ -210,6 +211,37 @@ pub enum Wait {
         /// When the run counts as dead unless it gives a sign of life.
         until: Timestamp,
     },
+}
+
+impl Wait {
+    /// When it ends at the latest, unless a run gives a sign of life.
+    #[must_use]
+    pub const fn until(&self) -> Timestamp {
+        match self {
+            Self::Grace { until, .. } | Self::Run { until, .. } => *until,
+        }
+    }
+
+    /// In words, with its time as `shown` writes it.
+    pub fn words(&self, shown: impl Fn(Timestamp) -> String) -> String {
+        let until = shown(self.until());
+        match self {
+            Self::Grace { mark, .. } => {
+                format!("what was marked before (mark {}) can be deleted from {until} on", mark.short())
+            }
+            Self::Run { mark, run, .. } => format!(
+                "the open run {} has not seen the mark {}; without a sign of life it counts as dead from {until} on",
+                hex::encode(&run.0[..4]),
+                mark.short()
+            ),
+        }
+    }
+}
+
+impl Serialize for Wait {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.words(|time| time.to_string()))
+    }
 }
 
 /// What a prune of one domain does.
