@@ -313,6 +313,9 @@ mod tests {
         assert_eq!(read.open_maintainer(REPOSITORY, &identity), Ok(None));
         assert_eq!(read.open_identity(REPOSITORY, &stranger), Ok(None));
         assert!(read.open_identity(RepositoryId([4; 16]), &identity).is_err(), "bound to its repository");
+        let renamed = Keyring { number: 5, ..read };
+        assert!(renamed.open_identity(REPOSITORY, &identity).is_err(), "bound to its number");
+        assert!(renamed.open_maintainer(REPOSITORY, &maintainer).is_err(), "bound to its number");
     }
 
     #[test]
