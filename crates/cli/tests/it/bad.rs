@@ -366,39 +366,6 @@ fn a_repository_of_a_newer_version_is_told_and_left_alone() {
 }
 
 #[test]
-fn whatever_object_is_hurt_check_names_it() {
-    let world = World::backed_up();
-    let whole: Vec<_> = world.objects().into_iter().map(|name| (world.read(&name), name)).collect();
-    let kinds = [
-        "data/",
-        "format",
-        "index/",
-        "keyring/",
-        "keyring2/",
-        "meta/",
-        "refs/",
-        "renewal/",
-        "roots/snapshot/",
-        "roster/",
-        "run/",
-    ];
-    for kind in kinds {
-        let (bytes, name) = whole.iter().find(|(_, name)| name.starts_with(kind)).expect(kind);
-        let foreign = whole.iter().rev().find(|(_, other)| other.starts_with(kind) && other != name);
-        let foreign = foreign.or(whole.iter().find(|(_, other)| other != name)).unwrap().0.clone();
-        let mut flipped = bytes.clone();
-        flipped[bytes.len() * 2 / 3] ^= 4;
-        for (how, hurt) in [("flipped", flipped), ("cut", bytes[..bytes.len() / 2].to_vec()), ("swapped", foreign)] {
-            world.put(name, &hurt);
-            let found = world.run(&["check", "--read-data"]).expect(1);
-            assert!(found.err.contains(name.as_str()), "{how} {name}: {}", found.err);
-        }
-        world.put(name, bytes);
-    }
-    world.run(&["check", "--read-data"]).expect(0);
-}
-
-#[test]
 fn a_damaged_pack_is_named_with_its_entries_and_everything_else_restores() {
     let world = World::backed_up();
     world.fill("gamma", 200_000, 9);

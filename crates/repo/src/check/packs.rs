@@ -30,6 +30,9 @@ pub(super) enum BadPart {
     All,
     /// These records.
     Records(HashSet<ChunkId>),
+    /// All but these records: where the bytes are not those of the name, what they say of themselves may
+    /// be of another pack.
+    AllBut(HashSet<ChunkId>),
 }
 
 /// Bad packs by their numbers in the scan.
@@ -40,6 +43,7 @@ impl BadPart {
         match self {
             Self::All => true,
             Self::Records(ids) => ids.contains(id),
+            Self::AllBut(ids) => !ids.contains(id),
         }
     }
 }
@@ -162,8 +166,10 @@ fn examine(
             // Without the key of the content nobody can tell which records are hurt.
             (Err(why), None) => Some((why.to_string(), BadPart::All)),
             (Err(why), Some(ids)) => {
-                let what = format!("{why}; {} of {} records are hurt", ids.len(), contents.trailer.records.len());
-                Some((what, BadPart::Records(ids)))
+                let records = &contents.trailer.records;
+                let what = format!("{why}; {} of the {} records that it lists are hurt", ids.len(), records.len());
+                let sound = records.iter().map(|record| record.id).filter(|id| !ids.contains(id)).collect();
+                Some((what, BadPart::AllBut(sound)))
             }
         },
     };

@@ -17,6 +17,8 @@ use crate::prune::{PruneOptions, prune};
 use crate::testing::TestRepository;
 use crate::tiny::{Chain, Files, backup, context, files, open, restore_each};
 
+mod matrix;
+
 const READ_DATA: CheckScope = CheckScope { read_data: true };
 
 struct House {
@@ -105,20 +107,6 @@ impl House {
     }
 }
 
-fn damaged(how: &str, bytes: &Bytes, other: &Bytes) -> Option<Bytes> {
-    let mut changed = bytes.to_vec();
-    match how {
-        "delete" => return None,
-        "truncate" => changed.truncate(bytes.len() - 1),
-        "empty" => changed.clear(),
-        "flip in the middle" => changed[bytes.len() / 2] ^= 4,
-        "flip in a record" => changed[bytes.len().min(700) - 1] ^= 1,
-        "swap" => changed = other.to_vec(),
-        _ => unreachable!("no such damage"),
-    }
-    Some(changed.into())
-}
-
 #[tokio::test]
 async fn a_sound_repository_is_clean_for_every_role() {
     let house = House::new().await;
@@ -130,44 +118,6 @@ async fn a_sound_repository_is_clean_for_every_role() {
             assert!(report.is_clean(), "{report:#?}");
             assert_eq!(report.snapshots, snapshots);
             assert_eq!(report.objects, house.memory.object_count() as u64);
-        }
-    }
-}
-
-#[tokio::test]
-async fn any_damage_of_any_object_is_named_and_the_rest_restores() {
-    let house = House::new().await;
-    let objects = house.objects().await;
-    let types: BTreeSet<&str> = objects.keys().filter_map(|key| key.as_str().split('/').next()).collect();
-    for kind in ["data", "meta", "refs", "index", "roots", "forget", "hold", "mark", "run", "renewal", "roster"] {
-        assert!(types.contains(kind), "the matrix lacks {kind}");
-    }
-    for (key, bytes) in &objects {
-        let prefix = key.as_str().rsplit_once('/').map_or("", |(prefix, _)| prefix);
-        let other = objects.iter().find(|(name, _)| *name != key && name.as_str().starts_with(prefix));
-        let other = other.map_or(bytes, |(_, bytes)| bytes);
-        for how in ["delete", "truncate", "empty", "flip in the middle", "flip in a record", "swap"] {
-            let at = format!("{how} {key}");
-            let store: Arc<dyn Store> = Arc::new(house.memory.fork());
-            match damaged(how, bytes, other) {
-                Some(changed) if changed == *bytes => continue,
-                Some(changed) => store.put(key, changed, PutMode::Replace).await.expect("put"),
-                None => store.delete(key).await.expect("deleted"),
-            }
-            let report = house.check(&store, &house.repository.identity, READ_DATA).await;
-            // What only memory can find: small objects and the newest root that were taken away, and packs
-            // and indexes that no snapshot needs.
-            let told_by_others =
-                ["run/", "renewal/", "forget/", "hold/", "mark/", "roots/", "index/", "data/", "meta/", "refs/"];
-            let silent = how == "delete" && told_by_others.iter().any(|prefix| key.as_str().starts_with(prefix));
-            let named = report.problems.iter().any(|problem| problem.object == key.as_str());
-            assert!(named || silent, "{at}: {report:#?}");
-            house.the_rest_restores(&store, &report, &at).await;
-            if how == "flip in a record" {
-                let unread = house.check(&store, &house.repository.maintainer, READ_DATA).await;
-                let named = unread.problems.iter().any(|problem| problem.object == key.as_str());
-                assert!(named || silent, "{at}, by a maintainer: {unread:#?}");
-            }
         }
     }
 }
