@@ -19,7 +19,8 @@ const BLOCKS_MAX: usize = 32;
 /// Stretches of one chunk that are fetched at once.
 const FETCHES: usize = 4;
 
-type BlockKey = (ObjectHash, u64);
+/// Pack, its length as the location has it (which may lie), and the number of the block.
+type BlockKey = (ObjectHash, u64, u64);
 
 #[derive(Debug)]
 struct Block {
@@ -61,7 +62,7 @@ impl Blocks {
     }
 
     async fn block(&self, location: &Location, number: u64) -> Result<Bytes, StoreError> {
-        let key = (location.pack, number);
+        let key = (location.pack, location.pack_bytes, number);
         let cell = self.cell(key);
         let start = number * BLOCK_BYTES;
         let range = start..(start + BLOCK_BYTES).min(location.pack_bytes.max(start + 1));

@@ -15,7 +15,7 @@ use crate::table::{Merge, RowKey, Table, TableError, TableWriter};
 
 /// Offset, stored length, plain length, number, origin, pack (u32 each), codec, kind (u8 each).
 const VALUE_BYTES: usize = 26;
-/// Copies of one chunk that are looked at; more come from a broken writer only.
+/// Copies of one chunk that are looked at in one domain; more come from a broken writer only.
 const COPIES_MAX: usize = 64;
 const EXTENSION: &str = "index";
 
@@ -61,8 +61,10 @@ fn place(length: usize) -> u32 {
 #[derive(Debug, Default)]
 pub(super) struct Collector {
     pub(super) lists: Lists,
-    pack_places: HashMap<ObjectHash, u32>,
-    origin_places: HashMap<PackId, u32>,
+    /// By domain too: what the index of another says of a pack must not get in its own domain's way.
+    pack_places: HashMap<(ObjectHash, DomainId), u32>,
+    /// By envelope too, for the same reason.
+    origin_places: HashMap<(PackId, u32), u32>,
     envelope_places: HashMap<Envelope, u32>,
     rows: Vec<(RowKey, [u8; VALUE_BYTES])>,
 }
@@ -86,7 +88,7 @@ impl Collector {
     }
 
     fn pack(&mut self, facts: &PackFacts) -> u32 {
-        *self.pack_places.entry(facts.hash).or_insert_with(|| {
+        *self.pack_places.entry((facts.hash, facts.domain)).or_insert_with(|| {
             let &PackFacts { hash, bytes, kind, domain } = facts;
             let (live, sure) = (true, false);
             self.lists.packs.push(SegmentPack { hash, bytes, kind, domain, rows: 0, sources: Vec::new(), live, sure });
@@ -100,7 +102,7 @@ impl Collector {
             lists.envelopes.push(envelope.clone());
             place(lists.envelopes.len() - 1)
         });
-        *self.origin_places.entry(pack).or_insert_with(|| {
+        *self.origin_places.entry((pack, envelope)).or_insert_with(|| {
             lists.origins.push((pack, envelope));
             place(lists.origins.len() - 1)
         })
@@ -214,9 +216,7 @@ impl Segment {
     pub(super) fn find(&self, id: &ChunkId, out: &mut Vec<Location>) -> Result<(), TableError> {
         let mut damaged = false;
         self.table.find(id.bytes(), |value| match self.location(id, value) {
-            Some((true, location))
-                if out.len() < COPIES_MAX && !out.iter().any(|known| same_place(known, &location)) =>
-            {
+            Some((true, location)) if has_room_for(out, &location) => {
                 out.push(location);
             }
             Some(_) => {}
@@ -246,8 +246,10 @@ impl Segment {
     }
 }
 
-fn same_place(a: &Location, b: &Location) -> bool {
-    a.pack == b.pack && a.record.offset == b.record.offset
+/// Whether a location is new among those that its domain tells of the chunk, and these are not too many.
+fn has_room_for(found: &[Location], new: &Location) -> bool {
+    let own = || found.iter().filter(|known| known.domain == new.domain);
+    own().count() < COPIES_MAX && !own().any(|known| known.pack == new.pack && known.record.offset == new.record.offset)
 }
 
 /// Joins segments into one, without what is gone from the store.

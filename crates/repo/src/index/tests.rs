@@ -13,6 +13,8 @@ use crate::object::{DomainId, RepositoryId};
 use crate::pack::Codec;
 use crate::sealed::Role;
 
+mod poison;
+
 fn chunks(from: u32, count: u32) -> Vec<[u8; 4]> {
     (from..from + count).map(u32::to_le_bytes).collect()
 }
