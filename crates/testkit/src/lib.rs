@@ -5,6 +5,7 @@ pub mod context;
 pub mod crash;
 pub mod effort;
 pub mod mixed;
+pub mod pause;
 pub mod postgres;
 pub mod snapshot;
 pub mod stale;

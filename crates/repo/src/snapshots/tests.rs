@@ -153,6 +153,11 @@ async fn forgotten_held_and_void_snapshots_are_marked() {
     hand.put_small(&hold(later, true), maintainer).await;
     let list = listed(&hand, &hand.test.writer, &[]).await;
     assert_eq!(list.snapshots[1].held, None);
+    for why in ["one", "two", "three"] {
+        hand.put_small(&Hold { why: why.into(), ..hold(later, false) }, maintainer).await;
+        let list = listed(&hand, &hand.test.writer, &[]).await;
+        assert!(list.snapshots[1].held.is_some(), "of a hold and a release at one time the hold counts");
+    }
     // A writer's forget is nobody's word.
     hand.put_small(&verdict(ids[1]), hand.writer()).await;
     let list = listed(&hand, &hand.test.writer, &[]).await;

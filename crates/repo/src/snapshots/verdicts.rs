@@ -46,7 +46,8 @@ impl Verdicts {
         .await?;
         each::<Hold>(store, access, local, refused, |hold, _| {
             let newest = all.holds.entry(hold.value.snapshot).or_insert_with(|| hold.value.clone());
-            if newest.time < hold.value.time {
+            // Of two at one time the one that keeps it.
+            if (newest.time, !newest.release) < (hold.value.time, !hold.value.release) {
                 *newest = hold.value;
             }
         })

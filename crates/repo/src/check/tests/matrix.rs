@@ -22,8 +22,8 @@ use crate::small::{self, Quarantine, Void};
 const TABLE: &str = "
 object            delete  cut  head  middle  swap  old
 format            R       R    R     R       -     -
-roster, older     N       N    N     N       N     M
-roster, newest    M       N    N     N       N     M
+roster, older     N       N    N     N       N     N
+roster, newest    N       N    N     N       N     N
 keyring, older    s       N    N     N       N     N
 keyring, newest   N       N    N     N       N     N
 keyring2, newest  N       N    N     N       N     N
@@ -31,16 +31,16 @@ data, needed      N       N    N     N       N     N
 data, marked      s       N    N     N       N     N
 meta              N       N    N     N       N     N
 refs              N       N    N     N       N     N
-index             s       N    N     N       N     N
+index             N       N    N     N       N     N
 root, first       N       N    N     N       N     M
 root, held        N       N    N     N       N     M
 root, forgotten   s       N    N     N       N     M
 root, newest      M       N    N     N       N     M
 hold              u       N    N     N       N     s
+forget            u       N    N     N       N     u
 release           u       N    N     N       N     s
 run               s       N    N     N       N     s
 renewal           s       N    N     N       N     s
-forget            u       N    N     N       N     u
 void              u       N    N     N       -     u
 mark              s       N    N     N       N     s
 deleting          s       N    N     N       -     s
@@ -125,6 +125,7 @@ impl Matrix {
             store: &house.store,
             key: &house.repository.owner,
             remembered: None,
+            forget_roster: false,
             now: TestRepository::start(),
             exported: None,
         };
@@ -140,6 +141,7 @@ impl Matrix {
         let maintainer = open(&house.store, &house.repository.maintainer, &house.ctx).await;
         forget(&maintainer, &[dropped], "a test", &house.ctx).await.expect("forgotten");
         hold(&maintainer, newest, "a test", &house.ctx).await.expect("held");
+        house.clock.advance(Duration::from_secs(1));
         release(&maintainer, newest, "a test", &house.ctx).await.expect("released");
         house.pruned().await;
         house.snapshots.retain(|(id, _)| *id != dropped && *id != voided);
@@ -162,15 +164,16 @@ impl Matrix {
             ("data, marked", matrix.pack("data/", false)),
             ("meta", matrix.pack("meta/", true)),
             ("refs", matrix.pack("refs/", true)),
-            ("index", matrix.one("index/")),
+            ("index", matrix.index_of(&matrix.pack("data/", true))),
             ("root, first", root(first)),
             ("root, held", root(held)),
             ("root, forgotten", root(dropped)),
             ("root, newest", root(newest)),
             ("hold", matrix.said::<small::Hold>(|hold| hold.snapshot == held)),
+            ("forget", matrix.said::<small::Forget>(|forget| forget.snapshot == dropped)),
             ("release", matrix.said::<small::Hold>(|hold| hold.release)),
         ];
-        for kind in ["run/", "renewal/", "forget/", "void/", "mark/", "deleting/", "quarantine/"] {
+        for kind in ["run/", "renewal/", "void/", "mark/", "deleting/", "quarantine/"] {
             let row = matrix.one(kind);
             matrix.rows.push((kind.trim_end_matches('/'), row));
         }
@@ -191,6 +194,18 @@ impl Matrix {
             so(&small::decode::<T>(access, hash, bytes).expect("decoded").value)
         };
         of_kind.find(is_it).expect("said").0.clone()
+    }
+
+    /// The index object that names a pack.
+    fn index_of(&self, pack: &Key) -> Key {
+        let access = &self.house.repository.identity;
+        let mut of_kind = self.objects.iter().filter(|(key, _)| key.as_str().starts_with("index/"));
+        let names_it = |(key, bytes): &(&Key, &Bytes)| {
+            let hash = ObjectHash::from_hex(&key.as_str()["index/".len()..]).expect("a hash");
+            let index = crate::index::IndexObject::decode(access, hash, bytes).expect("an index").value;
+            index.packs.iter().any(|named| named.kind.object_type().key(named.hash) == *pack)
+        };
+        of_kind.find(names_it).expect("named").0.clone()
     }
 
     /// A pack that a mark names, or one that none does.
@@ -262,8 +277,12 @@ impl Matrix {
             }
         };
         let repository = open(store, &opened.access, &self.house.ctx).await;
-        let told =
-            |report: &CheckReport| report.problems.iter().any(|p| p.object.contains(name) || p.what.contains(name));
+        // Of index objects that are gone it can only say that there were some.
+        let kind = format!("{prefix}/");
+        let told = |report: &CheckReport| {
+            let tells = |p: &Problem| p.object.contains(name) || p.what.contains(name) || p.object == kind;
+            report.problems.iter().any(tells)
+        };
         let report = check(&repository, READ_DATA, &[], &self.house.ctx).await.expect("a check");
         let mut letter = if told(&report) { 'N' } else { 's' };
         if letter == 's' {

@@ -17,7 +17,7 @@ async fn thief(hand: &Hand) -> WriterKey {
     let wish = Scope { stack: TestRepository::stack(), sources: vec![] };
     let (pending, request) = request_writer(&store, "thief", wish.clone()).await.expect("a request");
     let (key, now) = (&hand.test.owner, TestRepository::start());
-    let owner = Owner { store: &store, key, remembered: None, now, exported: None };
+    let owner = Owner { store: &store, key, remembered: None, forget_roster: false, now, exported: None };
     let (grant, _) = owner.add_writer(&request, DomainChoice::New, &[wish]).await.expect("added");
     grant.accept(&pending).expect("a writer")
 }
