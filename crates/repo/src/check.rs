@@ -5,15 +5,17 @@
 //! key; what snapshots need wants a maintainer's; what is in a record, and which entries are hit, an
 //! identity's. It never stops at the first problem, and changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use futures::TryStreamExt;
 use lifeboat_model::flow::RunContext;
+use lifeboat_model::{ChunkId, ObjectHash};
 
 use crate::error::RepoError;
 use crate::object::{ObjectError, ObjectType};
 use crate::remember::RememberedHead;
 use crate::repository::Repository;
+use crate::root::Root;
 use crate::roster::KeyringCopy;
 use crate::scan::Scan;
 
@@ -21,6 +23,10 @@ mod entries;
 mod needs;
 mod objects;
 pub(crate) mod packs;
+mod since;
+
+pub(crate) use packs::{BadPacks, BadPart};
+pub use since::{Budget, ReadBefore, Since, check_since};
 
 /// How thorough a check is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -142,6 +148,45 @@ pub async fn check(
     remembered: &[RememberedHead],
     ctx: &RunContext,
 ) -> Result<CheckReport, RepoError> {
+    let reading = if scope.read_data { Reading::All } else { Reading::Nothing };
+    Ok(survey(repository, &reading, remembered, ctx).await?.report)
+}
+
+/// Which packs are read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Reading<'a> {
+    /// None: their sizes are compared.
+    Nothing,
+    /// Every one.
+    All,
+    /// Those that were not read before, and a share of the others.
+    Since(&'a ReadBefore, Budget),
+    /// None: what an earlier look found bad still is.
+    Known(&'a HashMap<ObjectHash, BadPart>),
+}
+
+/// What a look at everything found, for those who mend it.
+#[derive(Debug)]
+pub(crate) struct Survey {
+    pub(crate) report: CheckReport,
+    /// Packs and index objects.
+    pub(crate) scan: Scan,
+    /// Bad packs by their numbers in the scan.
+    pub(crate) bad: BadPacks,
+    /// Snapshots.
+    pub(crate) roots: Vec<Root>,
+    /// Chunks that snapshots need and of which no good copy is left.
+    pub(crate) lost: HashSet<ChunkId>,
+    /// Packs that were read and are sound.
+    pub(crate) sound: Vec<ObjectHash>,
+}
+
+pub(crate) async fn survey(
+    repository: &Repository,
+    reading: &Reading<'_>,
+    remembered: &[RememberedHead],
+    ctx: &RunContext,
+) -> Result<Survey, RepoError> {
     let mut report = CheckReport::default();
     ctx.monitor.begin("check", None);
     count_all(repository, &mut report).await?;
@@ -154,14 +199,27 @@ pub async fn check(
     }
     report.bytes += scan.indexes.iter().map(|index| index.bytes).sum::<u64>();
     let mut bad = packs::sizes(&scan, &mut report);
-    if scope.read_data {
-        packs::read(repository, &scan, &mut bad, &mut report, ctx).await?;
-    }
+    let sound = match reading {
+        Reading::Nothing => Vec::new(),
+        Reading::All => {
+            let all: Vec<u32> = (0u32..).take(scan.packs.len()).collect();
+            packs::read(repository, &scan, &all, &mut bad, &mut report, ctx).await?
+        }
+        Reading::Since(before, budget) => {
+            since::read(repository, &scan, (before, *budget), &mut bad, &mut report, ctx).await?
+        }
+        Reading::Known(known) => {
+            let known = (0u32..).zip(&scan.packs).filter_map(|(n, pack)| Some((n, known.get(&pack.hash)?.clone())));
+            bad.extend(known);
+            Vec::new()
+        }
+    };
     let hurt = needs::follow(repository, &mut scan, &roots, &bad, &mut report, ctx).await?;
     if !hurt.is_empty() && repository.access().can_read() {
         entries::hit(repository, &roots, &hurt, &mut report).await?;
     }
-    Ok(report)
+    let lost = hurt.into_keys().collect();
+    Ok(Survey { report, scan, bad, roots, lost, sound })
 }
 
 /// Counts what is in the store and notes names that mean nothing.

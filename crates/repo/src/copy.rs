@@ -21,6 +21,7 @@ use crate::pipeline::stop::Cause;
 use crate::reader::SnapshotReader;
 use crate::reader::extents::Extents;
 use crate::repository::Repository;
+use crate::root::RootBody;
 use crate::writer::copied::CopyOf;
 use crate::writer::{Sealed, SnapshotHead, SnapshotWriter, WriteOptions};
 
@@ -73,6 +74,58 @@ impl Copier {
         Ok(Self { from, to, pairs })
     }
 
+    /// A copier that brings nothing from elsewhere: [`Copier::refill`] then makes the pages of a snapshot
+    /// again that other pages tell.
+    ///
+    /// # Errors
+    /// [`RepoError::KeyMissing`] without an identity and a writer key.
+    pub async fn within(repository: Arc<Repository>, ctx: &RunContext) -> Result<Self, RepoError> {
+        let access = repository.access();
+        let missing = || RepoError::KeyMissing { what: "refilling a snapshot", needs: "a writer key and an identity" };
+        let writer = access.writer.as_ref().filter(|_| access.can_read()).ok_or_else(missing)?;
+        let pairs = Pairs::open(repository.cache(), access.repository, writer.domain, &ctx.scratch).await?;
+        Ok(Self { from: Arc::clone(&repository), to: repository, pairs })
+    }
+
+    /// Stores all that a snapshot of the one repository holds in the other, chunks and pages, and makes no
+    /// snapshot: what the original of that copy lost is there again. Equal entries make equal pages, so
+    /// that what is there is not stored again.
+    ///
+    /// # Errors
+    /// As [`Copier::copy`].
+    pub async fn refill(&mut self, id: &SnapshotId, ctx: &RunContext) -> Result<(), RepoError> {
+        let root = self.from.root(id).await?;
+        let reader = self.from.reader_of(&root)?;
+        let missing = || RepoError::KeyMissing { what: "refilling a snapshot", needs: "an identity" };
+        let body = root.body.ok_or_else(missing)?;
+        self.to.access().check_may_write(&body.stack, &body.source)?;
+        ctx.monitor.begin(&format!("refilling {} of {}/{}", id.short(), body.stack, body.source), None);
+        let writer = self.writer(body, WriteOptions::default(), ctx).await?;
+        let brought = self.entries(&reader, &writer, ctx).await;
+        self.pairs.keep().await;
+        brought?;
+        writer.close().await
+    }
+
+    /// A run in the other repository. It gets the greater part of the memory.
+    async fn writer(
+        &self,
+        body: RootBody,
+        options: WriteOptions,
+        ctx: &RunContext,
+    ) -> Result<SnapshotWriter, RepoError> {
+        let head = SnapshotHead {
+            stack: body.stack,
+            source: body.source,
+            kind: body.kind,
+            label: body.label,
+            config: body.config,
+            stack_run: body.stack_run,
+        };
+        let budget = RunContext { memory_budget_bytes: ctx.memory_budget_bytes / 8 * WRITERS_EIGHTHS, ..ctx.clone() };
+        self.to.writer(head, options, budget).await
+    }
+
     /// Copies one snapshot. `time` is how old it is by what the repository that it comes from says.
     /// Given up at any point it leaves no snapshot; what was stored until then is found by the next try.
     ///
@@ -95,27 +148,20 @@ impl Copier {
         let vouches = access.identity.clone().ok_or_else(missing)?;
         let total = body.stats.get("bytes").copied();
         ctx.monitor.begin(&format!("copying {} of {}/{}", id.short(), body.stack, body.source), total);
-        let head = SnapshotHead {
-            stack: body.stack,
-            source: body.source,
-            kind: body.kind,
-            label: body.label,
-            config: body.config,
-            stack_run: body.stack_run,
-        };
-        let budget = RunContext { memory_budget_bytes: ctx.memory_budget_bytes / 8 * WRITERS_EIGHTHS, ..ctx.clone() };
-        let mut writer = self.to.writer(head, options, budget).await?;
-        writer.copies(CopyOf {
+        let copy_of = CopyOf {
             original: root.header.copied_from().unwrap_or(*id),
             time,
             vouches,
-            stats: body.stats,
-            problems: body.problems,
-        });
+            stats: body.stats.clone(),
+            problems: body.problems.clone(),
+        };
+        let point = body.recovery_point.clone();
+        let mut writer = self.writer(body, options, ctx).await?;
+        writer.copies(copy_of);
         let brought = self.entries(&reader, &writer, ctx).await;
         self.pairs.keep().await;
         brought?;
-        writer.seal(body.recovery_point).await
+        writer.seal(point).await
     }
 
     async fn entries(
@@ -177,13 +223,16 @@ impl Copier {
         extents: impl Iterator<Item = &'e Extent>,
     ) -> Result<Brought, RepoError> {
         writer.check_open()?;
+        // In one repository a chunk is its own pair.
+        let within = Arc::ptr_eq(&self.from, &self.to);
         let (mut brought, mut seen, mut wanted) = (Brought::new(), HashSet::new(), Vec::new());
         for extent in extents {
             let Extent::Chunk { id, .. } = extent else { continue };
             if !seen.insert(*id) {
                 continue;
             }
-            match self.pairs.find(id).filter(|pair| writer.holds(&pair.id)) {
+            let known = if within { Some(Pair { id: *id, bytes: u32::MAX }) } else { self.pairs.find(id) };
+            match known.filter(|pair| writer.holds(&pair.id)) {
                 Some(pair) => drop(brought.insert(*id, pair)),
                 None => wanted.push(*id),
             }

@@ -65,6 +65,7 @@ pub mod forget;
 mod inventory;
 pub mod prune;
 mod refs;
+pub mod repair;
 mod scan;
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use lifeboat_model::ChunkId;
 use lifeboat_model::flow::RunContext;
+use lifeboat_model::{ChunkId, ObjectHash};
 use lifeboat_store::StoreErrorKind;
 
 use super::{CheckReport, ProblemKind};
@@ -25,7 +25,7 @@ const UNINDEXED_TOLD: usize = 10;
 
 /// What of a pack is of no use.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum BadPart {
+pub(crate) enum BadPart {
     /// Nobody can tell, so all of it.
     All,
     /// These records.
@@ -36,7 +36,7 @@ pub(super) enum BadPart {
 }
 
 /// Bad packs by their numbers in the scan.
-pub(super) type BadPacks = HashMap<u32, BadPart>;
+pub(crate) type BadPacks = HashMap<u32, BadPart>;
 
 impl BadPart {
     pub(super) fn hits(&self, id: &ChunkId) -> bool {
@@ -76,7 +76,7 @@ pub(super) fn unindexed(scan: &Scan, needed: &BTreeSet<u32>, report: &mut CheckR
         let told: Vec<_> = needed.iter().take(UNINDEXED_TOLD).map(|(_, pack)| pack.key().to_string()).collect();
         let what = format!(
             "an index object is missing or damaged: {} packs ({} bytes) that snapshots need are in no index: {}{}. \
-             Nothing is lost, they are found by their own trailers; `lifeboat prune --identity FILE` indexes them again",
+             Nothing is lost, they are found by their own trailers; `lifeboat repair`, or `lifeboat prune --identity FILE`, indexes them again",
             needed.len(),
             bytes(&needed),
             told.join(", "),
@@ -93,24 +93,26 @@ pub(super) fn unindexed(scan: &Scan, needed: &BTreeSet<u32>, report: &mut CheckR
     }
 }
 
-/// Reads every pack, two at a time.
+/// Reads these packs, two at a time; returns those that are sound.
 pub(super) async fn read(
     repository: &Repository,
     scan: &Scan,
+    wanted: &[u32],
     bad: &mut BadPacks,
     report: &mut CheckReport,
     ctx: &RunContext,
-) -> Result<(), RepoError> {
-    let total = scan.packs.iter().map(|pack| pack.bytes).sum();
+) -> Result<Vec<ObjectHash>, RepoError> {
+    let total = wanted.iter().map(|number| scan.packs[*number as usize].bytes).sum();
     ctx.monitor.begin("reading packs", Some(total));
-    let mut packs = stream::iter((0u32..).zip(scan.packs.iter().copied()))
+    let mut sound = Vec::new();
+    let mut packs = stream::iter(wanted.iter().map(|number| (*number, scan.packs[*number as usize])))
         .map(|(number, pack)| async move { (number, pack, repository.store().get(&pack.key(), None).await) })
         .buffered(2);
     let mut secrets = HashMap::new();
     while let Some((number, pack, bytes)) = packs.next().await {
         if ctx.cancel.is_cancelled() {
             report.note("the check was stopped before every pack was read".to_owned());
-            return Ok(());
+            return Ok(sound);
         }
         let bytes = match bytes {
             Ok(bytes) => bytes,
@@ -129,13 +131,16 @@ pub(super) async fn read(
         let known = std::mem::take(&mut secrets);
         let (found, known) = blocking(move || Ok(examine(&access, &pack, &bytes, known))).await?;
         secrets = known;
-        if let Some((what, part)) = found
-            && bad.insert(number, part).is_none()
-        {
-            report.problem(ProblemKind::Damaged, pack.key(), what);
+        match found {
+            Some((what, part)) => {
+                if bad.insert(number, part).is_none() {
+                    report.problem(ProblemKind::Damaged, pack.key(), what);
+                }
+            }
+            None => sound.push(pack.hash),
         }
     }
-    Ok(())
+    Ok(sound)
 }
 
 pub(crate) type Secrets = HashMap<lifeboat_model::Digest, Option<Secret>>;

@@ -90,6 +90,20 @@ impl SnapshotWriter {
         ContentBuilder::new(self.pipeline(), &self.ids)
     }
 
+    /// Puts all that was stored, with its manifest, and makes no snapshot.
+    ///
+    /// # Errors
+    /// [`RepoError::GivenUp`] with the cause, or of the store.
+    pub(crate) async fn close(mut self) -> Result<(), RepoError> {
+        self.check_open()?;
+        self.build_tree().await?;
+        if let Some(pipeline) = self.pipeline.take() {
+            pipeline.finish().await.map_err(Cause::into_error)?;
+        }
+        self.sealed = true;
+        self.run.renew(true).await
+    }
+
     /// Adds an entry whose content is stored.
     ///
     /// # Errors

@@ -100,7 +100,7 @@ impl SnapshotWriter {
         cause.into_error()
     }
 
-    async fn build_tree(&mut self) -> Result<(Tree, ParentWriter), RepoError> {
+    pub(super) async fn build_tree(&mut self) -> Result<(Tree, ParentWriter), RepoError> {
         let empty = EntrySorter::new(&self.context.scratch, 0);
         let content = self.keys.content.as_ref();
         let build = Build {
