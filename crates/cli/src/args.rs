@@ -87,6 +87,8 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Copy snapshots into another repository, with its own keys and retention.
     Copy(CopyArgs),
+    /// Mend what a check found, from what is left, a second repository, and the next backup.
+    Repair(RepairArgs),
     /// Drop snapshots by the retention policy, with reasons; `prune` then frees their space.
     Forget(ForgetArgs),
     /// Keep a snapshot whatever the policy says, or release it.
@@ -283,6 +285,12 @@ pub(crate) struct CheckArgs {
     /// the bytes are.
     #[arg(long)]
     pub(crate) read_data: bool,
+    /// Read what this host never read, and a share of what it read longest ago.
+    #[arg(long, conflicts_with_all = ["read_data", "against"])]
+    pub(crate) since_last: bool,
+    /// How much of what was read before is read again: a share of all bytes, or a time [default: 5%].
+    #[arg(long, value_name = "5%|10m", requires = "since_last")]
+    pub(crate) budget: Option<String>,
     /// Compare with the snapshots of this repository instead: what either lacks, what differs.
     #[arg(long, value_name = "REPOSITORY")]
     pub(crate) against: Option<String>,
@@ -311,6 +319,33 @@ pub(crate) struct CopyArgs {
     /// Show what would be copied, and stop.
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Nothing is deleted but objects that were read and are of no use. What nobody has any more is \
+    named, and all else in those snapshots can still be restored, with `restore --only`.")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+pub(crate) struct RepairArgs {
+    /// Repository to repair, where the configuration has several.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) repository: Option<String>,
+    /// Repository with copies of its snapshots, or with their originals.
+    #[arg(long, value_name = "REPOSITORY")]
+    pub(crate) from: Option<String>,
+    /// Read every byte, as `check --read-data` does.
+    #[arg(long)]
+    pub(crate) read_data: bool,
+    /// Forget snapshots that lost content which nobody has any more.
+    #[arg(long)]
+    pub(crate) forget_lost: bool,
+    /// Show what would be done, and stop.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Do not ask.
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) identity: IdentityArgs,
 }
 
 #[derive(Clone, Debug, Args)]

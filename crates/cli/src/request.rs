@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use lifeboat_engine::restore::To;
+use lifeboat_engine::upkeep::Budget;
 use lifeboat_model::config::{SecretUrl, StackConfig};
 use lifeboat_model::snapshot::SnapshotRef;
 use lifeboat_model::{EntryPath, SnapshotSummary, SourceName, StackName};
@@ -154,23 +155,34 @@ pub(crate) fn renames(pairs: &[String]) -> Result<BTreeMap<String, String>, Fail
     Ok(renames)
 }
 
+/// Reads `5%` or `10m`.
+pub(crate) fn budget(text: &str) -> Result<Budget, Failure> {
+    let bad = || Failure::usage(format!("--budget {text:?} is no share and no time")).hint("write 5%, 10m or 2h");
+    match text.strip_suffix('%') {
+        Some(share) => {
+            let share = share.parse().ok().filter(|share| *share <= 100 && !text.starts_with('+'));
+            share.map(Budget::Percent).ok_or_else(bad)
+        }
+        None => length(text).map(Budget::Time).ok_or_else(bad),
+    }
+}
+
 /// Reads `48h`, `30m`, `10s`, `2d`; at least one second.
 pub(crate) fn grace(text: &str) -> Result<Duration, Failure> {
-    let bad = || Failure::usage(format!("--grace {text:?} is not a time")).hint("write 48h, 30m or 10s");
+    length(text).ok_or_else(|| Failure::usage(format!("--grace {text:?} is not a time")).hint("write 48h, 30m or 10s"))
+}
+
+fn length(text: &str) -> Option<Duration> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let factor = match &text[digits.len()..] {
         "s" => 1,
         "m" => 60,
         "h" => 3600,
         "d" => 86_400,
-        _ => return Err(bad()),
+        _ => return None,
     };
-    let number: u64 = digits.parse().map_err(|_| bad())?;
-    number
-        .checked_mul(factor)
-        .filter(|seconds| (1..=10 * 365 * 86_400).contains(seconds))
-        .map(Duration::from_secs)
-        .ok_or_else(bad)
+    let seconds = digits.parse::<u64>().ok()?.checked_mul(factor)?;
+    Some(seconds).filter(|seconds| (1..=10 * 365 * 86_400).contains(seconds)).map(Duration::from_secs)
 }
 
 #[cfg(test)]
@@ -221,6 +233,21 @@ mod tests {
         assert_eq!(pairs(&["a=b", "c=d"]).expect("pairs").len(), 2);
         for bad in [["a", "b=c"], ["=b", "c=d"], ["a=b", "a=c"], ["a=x", "b=x"], ["a=x,b=y", "c=d"]] {
             assert!(pairs(&bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_budget_is_a_share_or_a_time() {
+        for (text, read) in [
+            ("5%", Budget::Percent(5)),
+            ("100%", Budget::Percent(100)),
+            ("0%", Budget::Percent(0)),
+            ("10m", Budget::Time(Duration::from_mins(10))),
+        ] {
+            assert_eq!(budget(text).expect(text), read);
+        }
+        for bad in ["", "%", "101%", "-1%", "+5%", "5", "5.5%", "m"] {
+            assert_eq!(budget(bad).expect_err(bad).exit, crate::exit::Exit::Usage, "{bad}");
         }
     }
 

@@ -14,6 +14,7 @@ use lifeboat_model::{SnapshotId, SnapshotSummary, SourceName, StackName};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 
+mod packs;
 mod schema;
 
 /// The name of the catalog in the state directory.

@@ -203,7 +203,7 @@ async fn copy_one(
     let _lock = Lock::take(&host.config.state_dir, &lock_name(stack, source))?;
     let options = to.write_options(stack, source);
     let time = snapshot.candidate(true).dated();
-    Ok(copier.copy(&snapshot.id, time, options, host.run).await?)
+    copier.copy(&snapshot.id, time, options, host.run).await.map_err(|error| host.stopped_or(error.into()))
 }
 
 impl Copied {

@@ -12,6 +12,7 @@ pub mod copy;
 pub mod forget;
 pub mod listing;
 pub mod recover;
+pub mod repair;
 pub mod restore;
 pub mod snapshot;
 pub mod upkeep;

@@ -1,6 +1,7 @@
 //! Keeping a repository in order: freeing space and looking for damage.
 
-use lifeboat_repo::check::{self, CheckScope, ProblemKind};
+pub use lifeboat_repo::check::Budget;
+use lifeboat_repo::check::{self, CheckScope, ProblemKind, ReadBefore};
 use lifeboat_repo::prune::{self, PruneOptions};
 use serde::Serialize;
 
@@ -8,7 +9,7 @@ use crate::catalog::{Outcome, RunEnd};
 use crate::error::JobError;
 use crate::host::Host;
 use crate::keys::Need;
-use crate::repository::open_repository;
+use crate::repository::{OpenRepository, open_repository};
 
 /// What a prune did, or would do, in one repository.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -90,13 +91,59 @@ impl CheckReport {
 /// [`JobError`] where the repository cannot be opened or the store fails. Damage is told in the
 /// report.
 pub async fn check(host: &Host<'_>, repository: Option<&str>, read_data: bool) -> Result<Vec<CheckReport>, JobError> {
+    let reading = if read_data { Reading::All } else { Reading::Nothing };
+    check_reading(host, repository, reading).await
+}
+
+/// Looks for damage, and reads of the packs those that this host never read, and a share of the others,
+/// those first that were read longest ago.
+///
+/// # Errors
+/// As [`check`].
+pub async fn check_since_last(
+    host: &Host<'_>,
+    repository: Option<&str>,
+    budget: Budget,
+) -> Result<Vec<CheckReport>, JobError> {
+    check_reading(host, repository, Reading::SinceLast(budget)).await
+}
+
+/// How much data is read.
+#[derive(Clone, Copy)]
+enum Reading {
+    Nothing,
+    All,
+    SinceLast(Budget),
+}
+
+async fn look(host: &Host<'_>, opened: &OpenRepository, reading: Reading) -> Result<check::CheckReport, JobError> {
+    let (before, budget) = match reading {
+        Reading::Nothing => {
+            let scope = CheckScope { read_data: false };
+            return Ok(check::check(opened.inner(), scope, opened.heads(), host.run).await?);
+        }
+        Reading::All => (ReadBefore::new(), Budget::default()),
+        Reading::SinceLast(budget) => (host.remember(host.catalog.packs_read(opened.id())).unwrap_or_default(), budget),
+    };
+    let mut found = check::check_since(opened.inner(), &before, budget, opened.heads(), host.run).await?;
+    host.remember(host.catalog.read_packs(opened.id(), &found.sound, &found.gone, host.now()));
+    if matches!(reading, Reading::SinceLast(_)) {
+        let again = found.sound.len() as u64 - found.first_read;
+        found.report.notes.push(format!("{} packs were read for the first time, {again} again", found.first_read));
+    }
+    Ok(found.report)
+}
+
+async fn check_reading(
+    host: &Host<'_>,
+    repository: Option<&str>,
+    reading: Reading,
+) -> Result<Vec<CheckReport>, JobError> {
     let mut reports = Vec::new();
     for config in host.repositories(repository)? {
         let opened = open_repository(host, config, Need::List).await?;
         let run = host.begin("check", None);
-        let scope = CheckScope { read_data };
-        let done = check::check(opened.inner(), scope, opened.heads(), host.run).await;
-        let done = done.map_err(|error| host.stopped_or(error.into()));
+        let done = look(host, &opened, reading).await.map_err(|error| host.stopped_or(error));
         let report = done.map(|found| found_in(&config.name, found));
         let (outcome, error) = match &report {
             Ok(report) if report.exit_code() == 0 => (Outcome::Ok, None),

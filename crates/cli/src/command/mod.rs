@@ -9,6 +9,7 @@ mod key;
 mod key_file;
 mod look;
 mod recover;
+mod repair;
 mod restore;
 mod snapshots;
 mod upkeep;
@@ -32,6 +33,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<Exit, Fai
         Command::Cat(args) => look::cat(session, args).await,
         Command::Check(args) => upkeep::check(session, args).await,
         Command::Copy(args) => copy::run(session, args).await,
+        Command::Repair(args) => repair::run(session, args).await,
         Command::Forget(args) => upkeep::forget(session, args).await,
         Command::Hold(args) => upkeep::hold(session, args).await,
         Command::Prune(args) => upkeep::prune(session, args).await,

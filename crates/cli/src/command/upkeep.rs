@@ -19,8 +19,14 @@ pub(crate) async fn check(session: &Session, args: CheckArgs) -> Result<Exit, Fa
     if args.against.is_some() {
         return super::copy::compare(session, &args).await;
     }
+    let budget = args.budget.as_deref().map(request::budget).transpose()?.unwrap_or_default();
     let running = session.host_with(&args.identity)?;
-    let done = lifeboat_engine::upkeep::check(&running.host(), args.from.as_deref(), args.read_data).await;
+    let (host, from) = (running.host(), args.from.as_deref());
+    let done = if args.since_last {
+        lifeboat_engine::upkeep::check_since_last(&host, from, budget).await
+    } else {
+        lifeboat_engine::upkeep::check(&host, from, args.read_data).await
+    };
     let reports = running.done(done)?;
     if session.json() {
         output::json("checks", &reports)?;
@@ -42,8 +48,8 @@ pub(crate) async fn check(session: &Session, args: CheckArgs) -> Result<Exit, Fa
     let code = reports.iter().map(CheckReport::exit_code).max().unwrap_or_default();
     if code != 0 {
         session.talk.note(
-            "hint: put back from a copy of the store what is damaged or missing; what is not named restores, and other \
-             snapshots may be whole",
+            "hint: `lifeboat repair --dry-run` tells what can be mended; what is not named restores, and other snapshots \
+             may be whole",
         );
     }
     Ok(Exit::from_code(code))

@@ -20,4 +20,5 @@ mod keys;
 mod kill;
 mod paged;
 mod postgres;
+mod repair;
 mod told;

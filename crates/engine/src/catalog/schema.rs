@@ -5,11 +5,12 @@ use std::path::Path;
 use rusqlite::{Connection, ErrorCode};
 
 /// The version that this program writes, in SQLite's `user_version`.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// One step for each version: step n makes version n + 1 of version n. Steps are never changed
 /// once they are released.
-const MIGRATIONS: [&str; VERSION as usize] = ["
+const MIGRATIONS: [&str; VERSION as usize] = [
+    "
 CREATE TABLE runs (
     id INTEGER PRIMARY KEY,
     kind TEXT NOT NULL,
@@ -53,7 +54,16 @@ CREATE TABLE restores (
     clone INTEGER NOT NULL
 );
 CREATE INDEX restores_by_stack ON restores (stack);
-"];
+",
+    "
+CREATE TABLE packs_read (
+    repository TEXT NOT NULL,
+    pack BLOB NOT NULL,
+    time INTEGER NOT NULL,
+    PRIMARY KEY (repository, pack)
+) WITHOUT ROWID;
+",
+];
 
 /// Why a catalog was not opened.
 #[derive(Debug)]
@@ -93,7 +103,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, OpenError> {
     }
     migrate(&mut connection)?;
     // A query over all tables: a file with the right version and the wrong tables is damaged too.
-    connection.prepare("SELECT id FROM runs, (SELECT facts FROM snapshots), (SELECT value FROM memory), restores")?;
+    connection.prepare("SELECT id FROM runs, (SELECT facts FROM snapshots), (SELECT value FROM memory), (SELECT pack FROM packs_read), restores")?;
     Ok(connection)
 }
 
