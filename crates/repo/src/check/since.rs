@@ -185,9 +185,9 @@ mod tests {
         }
 
         // A pack that rots is found when its turn comes, and is sound for nobody.
-        let mut bytes = memory.get(&data_key(&repository, &first).await, None).await.expect("got").to_vec();
+        let mut bytes = memory.get(&data_key(&repository, &first), None).await.expect("got").to_vec();
         bytes[60] ^= 1;
-        memory.put(&data_key(&repository, &first).await, bytes.into(), PutMode::Replace).await.expect("put");
+        memory.put(&data_key(&repository, &first), bytes.into(), PutMode::Replace).await.expect("put");
         let mut days = 0;
         loop {
             let repository = open(&store, &test.identity, &ctx).await;
@@ -202,7 +202,7 @@ mod tests {
         }
     }
 
-    async fn data_key(repository: &Repository, among: &[ObjectHash]) -> lifeboat_store::Key {
+    fn data_key(repository: &Repository, among: &[ObjectHash]) -> lifeboat_store::Key {
         let packs = repository.index().packs();
         let data = packs.iter().find(|pack| pack.kind == crate::pack::PackKind::Data && among.contains(&pack.hash));
         crate::object::ObjectType::DataPack.key(data.expect("a data pack").hash)
