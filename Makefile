@@ -34,7 +34,7 @@ test: servers release lint
 test-long: servers release
 	LIFEBOAT_LONG=1 LIFEBOAT_BIN=$(CURDIR)/$(BIN) scripts/run-tests.sh
 
-## bench: side by side with restic and borg on the same data; the report goes to benches/first-backup/
+## bench: side by side with other tools on the same data; WORKS, RUNS and sizes as benches/repository/run.sh says
 bench: release
-	cargo build --release --locked -p lifeboat-testkit --bin mixed-files
-	eval "$$(benches/peers/build.sh)" && benches/first-backup/run.sh $(BIN)
+	cargo build --release --locked -p lifeboat-testkit --bin bench-data
+	eval "$$(benches/peers/build.sh)" && benches/repository/run.sh $(BIN)

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::Duration;
 
-use lifeboat_testkit::mixed::Numbers;
+use lifeboat_testkit::bench_data::Numbers;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{CONFIG, Caller, Outcome, Place, describe, is_root, now, write};

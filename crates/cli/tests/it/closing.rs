@@ -9,7 +9,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lifeboat_testkit::mixed::Numbers;
+use lifeboat_testkit::bench_data::Numbers;
 use lifeboat_testkit::postgres::PostgresServer;
 
 use crate::harness::{Caller, Outcome, describe, is_root, long, write};

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lifeboat_testkit::mixed::Numbers;
+use lifeboat_testkit::bench_data::Numbers;
 
 use crate::harness::{CONFIG, Place, describe, long, write};
 

@@ -16,8 +16,8 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
+use lifeboat_testkit::bench_data::Numbers;
 use lifeboat_testkit::effort;
-use lifeboat_testkit::mixed::Numbers;
 use parsers::{Parser, World};
 use peak_alloc::PeakAlloc;
 

@@ -1,6 +1,6 @@
 //! Changes of valid bytes.
 
-use lifeboat_testkit::mixed::Numbers;
+use lifeboat_testkit::bench_data::Numbers;
 
 use crate::corpus::File;
 

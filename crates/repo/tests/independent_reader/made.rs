@@ -22,8 +22,8 @@ use lifeboat_repo::{
 };
 use lifeboat_store::memory::MemoryStore;
 use lifeboat_store::{PutMode, Store};
+use lifeboat_testkit::bench_data::Numbers;
 use lifeboat_testkit::context::{FakeClock, run_context};
-use lifeboat_testkit::mixed::Numbers;
 use serde_json::{Map, Value as Json, json};
 
 use crate::reader::describe::shown;

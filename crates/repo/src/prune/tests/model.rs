@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use lifeboat_model::ChunkId;
+use lifeboat_testkit::bench_data::Numbers;
 use lifeboat_testkit::crash::{CrashStore, InFlight};
-use lifeboat_testkit::mixed::Numbers;
 
 use super::*;
 

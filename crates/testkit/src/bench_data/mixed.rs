@@ -1,44 +1,10 @@
-//! A seeded generator of files that compress and repeat like those of real hosts: prose, JSON
-//! records, database pages and media that is already compressed. For benches, where pgbench's
-//! filler or random bytes would flatter one tool or another.
+//! Files of a host: prose, JSON records, database pages, and media that is already compressed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
-/// A small, fast, seeded generator of numbers (`SplitMix64`, an algorithm in the public domain).
-#[derive(Debug, Clone)]
-pub struct Numbers(u64);
-
-impl Numbers {
-    /// Numbers that depend on the seed alone.
-    #[must_use]
-    pub const fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// The next number.
-    pub const fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// The next number below `bound`.
-    pub const fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    /// Random bytes.
-    pub fn fill(&mut self, out: &mut [u8]) {
-        for part in out.chunks_mut(8) {
-            let bytes = self.next().to_le_bytes();
-            part.copy_from_slice(&bytes[..part.len()]);
-        }
-    }
-}
+use super::{Numbers, prose, vocabulary, word};
 
 /// Share of each kind of file in a hundred bytes.
 const SHARES: [(Kind, u64); 4] = [(Kind::Prose, 30), (Kind::Json, 20), (Kind::Pages, 25), (Kind::Media, 25)];
@@ -91,7 +57,18 @@ pub fn write_tree(root: &Path, total_bytes: u64, seed: u64) -> io::Result<u64> {
     Ok(files)
 }
 
-/// Changes about `share_permille` in a thousand of the bytes below `root` in place: whole 8 KiB
+/// Writes one file of database pages.
+///
+/// # Errors
+/// What the file system says.
+pub fn write_pages(path: &Path, bytes: u64, seed: u64) -> io::Result<u64> {
+    let mut numbers = Numbers::new(seed);
+    let words = vocabulary(&mut numbers);
+    write_file(BufWriter::with_capacity(1 << 20, File::create(path)?), Kind::Pages, bytes, &words, &mut numbers)?;
+    Ok(1)
+}
+
+/// Changes about `share_permille` in a thousand of the bytes of `root`, a tree or a file, in place: whole 8 KiB
 /// blocks at random places of random files, as databases and editors do.
 ///
 /// # Errors
@@ -102,7 +79,13 @@ pub fn write_tree(root: &Path, total_bytes: u64, seed: u64) -> io::Result<u64> {
 pub fn change_tree(root: &Path, share_permille: u64, seed: u64) -> io::Result<u64> {
     let mut numbers = Numbers::new(seed);
     let mut files = Vec::new();
-    let mut dirs = vec![root.to_path_buf()];
+    let mut dirs = Vec::new();
+    let meta = fs::metadata(root)?;
+    if meta.is_dir() {
+        dirs.push(root.to_path_buf());
+    } else {
+        files.push((root.to_path_buf(), meta.len()));
+    }
     while let Some(dir) = dirs.pop() {
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
@@ -143,27 +126,6 @@ pub fn change_tree(root: &Path, share_permille: u64, seed: u64) -> io::Result<u6
     Ok(changed)
 }
 
-fn vocabulary(numbers: &mut Numbers) -> Vec<String> {
-    const SYLLABLES: [&str; 24] = [
-        "ka", "lu", "mo", "si", "ta", "re", "ni", "wa", "ba", "chi", "du", "fe", "gor", "han", "ji", "ko", "len",
-        "mba", "ngo", "pa", "shi", "tu", "vi", "zam",
-    ];
-    (0..8000)
-        .map(|_| {
-            (0..=numbers.below(3))
-                .map(|_| SYLLABLES[usize::try_from(numbers.below(24)).unwrap_or(0)])
-                .collect::<String>()
-        })
-        .collect()
-}
-
-/// Words are drawn so that a few are frequent and most are rare, as in natural text.
-fn word<'a>(words: &'a [String], numbers: &mut Numbers) -> &'a str {
-    let bits = numbers.below(13);
-    let index = numbers.below(1 << (bits + 1)) % words.len() as u64;
-    &words[usize::try_from(index).unwrap_or(0)]
-}
-
 fn write_file(mut out: impl Write, kind: Kind, size: u64, words: &[String], numbers: &mut Numbers) -> io::Result<()> {
     let mut left = usize::try_from(size).unwrap_or(usize::MAX);
     let mut block = Vec::with_capacity(1 << 16);
@@ -183,13 +145,6 @@ fn write_file(mut out: impl Write, kind: Kind, size: u64, words: &[String], numb
         left -= take;
     }
     out.flush()
-}
-
-fn prose(block: &mut Vec<u8>, words: &[String], numbers: &mut Numbers) -> io::Result<()> {
-    for _ in 0..8 + numbers.below(9) {
-        write!(block, "{} ", word(words, numbers))?;
-    }
-    writeln!(block, "{}.", word(words, numbers))
 }
 
 fn record(block: &mut Vec<u8>, words: &[String], numbers: &mut Numbers) -> io::Result<()> {
