@@ -31,11 +31,11 @@ use pairs::{Pair, Pairs};
 
 /// Chunks that are on their way from one repository to the other at once: each may have 8 MiB, most
 /// are far shorter.
-const CHUNKS: usize = 12;
+const CHUNKS: usize = 4;
 /// Extents of a long entry that are looked at together.
 const EXTENTS: usize = 4096;
 /// Eighths of the memory budget that are the writing side's.
-const WRITERS_EIGHTHS: u64 = 5;
+const WRITERS_EIGHTHS: u64 = 3;
 
 /// Copies snapshots from one repository to another, one after the other.
 #[derive(Debug)]

@@ -1,8 +1,9 @@
 //! Copies in a second repository, with other keys and another retention.
 
+use lifeboat_testkit::mixed::Numbers;
 use serde_json::Value;
 
-use crate::harness::Place;
+use crate::harness::{Caller, Place, write};
 
 const CONFIG: &str = r#"stack: farajaland
 role: both
@@ -171,4 +172,37 @@ fn two_repositories_are_compared_snapshot_by_snapshot() {
     let damaged = place.run(&against);
     assert_eq!(damaged.code, 1, "{damaged:?}");
     assert!(damaged.err.contains("differ in 1 places") && damaged.err.contains("no good copy"), "{damaged:?}");
+}
+
+/// How many packs of content a repository holds.
+fn packs(place: &Place, repository: &str) -> usize {
+    let data = place.path(&format!("{repository}/data"));
+    std::fs::read_dir(data).map_or(0, |packs| packs.flatten().filter(|pack| pack.path().is_file()).count())
+}
+
+#[test]
+fn a_copy_that_was_killed_goes_on_from_what_it_had_stored() {
+    const BYTES: usize = 160 << 20;
+    let place = place(&[]);
+    let mut bytes = vec![0; BYTES];
+    Numbers::new(1).fill(&mut bytes);
+    write(&place.path("documents/large"), &bytes);
+    place.run(&["backup", "--label", "large"]).good();
+    let text = |below: &str| place.path(below).to_str().expect("UTF-8").to_owned();
+    let env = vec![("HOME".to_owned(), text("")), ("LIFEBOAT_STATE_DIR".to_owned(), text("state"))];
+    let caller = Caller { env, ..Caller::new(&place.path("lifeboat.yaml")) };
+    let mut child = caller.spawn(&COPY);
+    // Four packs get an index, and four more may be on their way.
+    while packs(&place, "offsite") < 9 {
+        assert!(child.try_wait().expect("ours").is_none(), "it ended before it could be killed");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    child.kill().expect("killed");
+    child.wait().expect("ours");
+    assert_eq!(labels(&place, "offsite"), [""; 0], "half a copy is none");
+    let report = json(&place, &COPY);
+    let brought = report["copies"][0]["copies"][0]["new_bytes"].as_u64().expect("a count");
+    assert!(brought <= (BYTES - (30 << 20)) as u64, "{brought} of {BYTES} bytes were brought again");
+    place.run(&["check", "--from", "main", "--against", "offsite", "--read-data"]).good();
+    place.run(&["check", "--from", "offsite", "--read-data"]).good();
 }
