@@ -60,6 +60,17 @@ pub struct CheckReport {
     pub error_count: u64,
     /// What is odd and hurts no snapshot.
     pub notes: Vec<String>,
+    /// What [`check_since_last`] read and found sound; missing for other checks.
+    pub since_last: Option<SinceLast>,
+}
+
+/// Packs that a check read because of when they were read before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SinceLast {
+    /// Packs that this host had never read.
+    pub first_read: u64,
+    /// Packs that were due again.
+    pub read_again: u64,
 }
 
 /// One thing that is wrong.
@@ -116,22 +127,24 @@ enum Reading {
     SinceLast(Budget),
 }
 
-async fn look(host: &Host<'_>, opened: &OpenRepository, reading: Reading) -> Result<check::CheckReport, JobError> {
+async fn look(host: &Host<'_>, opened: &OpenRepository, reading: Reading) -> Result<CheckReport, JobError> {
     let (before, budget) = match reading {
         Reading::Nothing => {
             let scope = CheckScope { read_data: false };
-            return Ok(check::check(opened.inner(), scope, opened.heads(), host.run).await?);
+            let found = check::check(opened.inner(), scope, opened.heads(), host.run).await?;
+            return Ok(found_in(opened.name(), found));
         }
         Reading::All => (ReadBefore::new(), Budget::default()),
         Reading::SinceLast(budget) => (host.remember(host.catalog.packs_read(opened.id())).unwrap_or_default(), budget),
     };
-    let mut found = check::check_since(opened.inner(), &before, budget, opened.heads(), host.run).await?;
+    let found = check::check_since(opened.inner(), &before, budget, opened.heads(), host.run).await?;
     host.remember(host.catalog.read_packs(opened.id(), &found.sound, &found.gone, host.now()));
+    let mut report = found_in(opened.name(), found.report);
     if matches!(reading, Reading::SinceLast(_)) {
-        let again = found.sound.len() as u64 - found.first_read;
-        found.report.notes.push(format!("{} packs were read for the first time, {again} again", found.first_read));
+        let read_again = found.sound.len() as u64 - found.first_read;
+        report.since_last = Some(SinceLast { first_read: found.first_read, read_again });
     }
-    Ok(found.report)
+    Ok(report)
 }
 
 async fn check_reading(
@@ -143,8 +156,7 @@ async fn check_reading(
     for config in host.repositories(repository)? {
         let opened = open_repository(host, config, Need::List).await?;
         let run = host.begin("check", None);
-        let done = look(host, &opened, reading).await.map_err(|error| host.stopped_or(error));
-        let report = done.map(|found| found_in(&config.name, found));
+        let report = look(host, &opened, reading).await.map_err(|error| host.stopped_or(error));
         let (outcome, error) = match &report {
             Ok(report) if report.exit_code() == 0 => (Outcome::Ok, None),
             Ok(report) => (Outcome::Failed, Some(format!("{} findings", report.error_count))),
@@ -180,6 +192,7 @@ fn found_in(repository: &str, found: check::CheckReport) -> CheckReport {
             })
             .collect(),
         notes,
+        since_last: None,
     }
 }
 

@@ -60,8 +60,11 @@ fn checked(report: &CheckReport) -> String {
         0 => "whole".to_owned(),
         count => format!("{count} damaged"),
     };
+    let since = report.since_last.map_or_else(String::new, |since| {
+        format!("; {} packs read for the first time, {} again", since.first_read, since.read_again)
+    });
     format!(
-        "{}: {verdict}; {} objects, {} read, {} snapshots",
+        "{}: {verdict}; {} objects, {} read, {} snapshots{since}",
         report.repository,
         report.objects,
         output::size(report.bytes_read),
