@@ -1,6 +1,6 @@
 //! Copies in a second repository, with other keys and another retention.
 
-use lifeboat_testkit::mixed::Numbers;
+use lifeboat_testkit::bench_data::Numbers;
 use serde_json::Value;
 
 use crate::harness::{Caller, Place, write};
