@@ -5,8 +5,9 @@
 //! - **W2, during**: every G/4 put a `renewal`: the marks that were seen (what they name is avoided
 //!   from now on), and pins (packs that were used before they were marked).
 //! - **W3, seal**: renew; if any gap was longer than G/2, look up every used pack again, or fail. Put
-//!   the index, then the root; wait out the store's list staleness; look at `deleting` objects; if one
-//!   names a used pack, put `void` and fail. Sealed means that this passed.
+//!   the index, then the root; wait out the store's list staleness; look at `deleting` objects, and after
+//!   such a gap at every used pack once more; if one is going or gone, put `void` and fail. Sealed means
+//!   that this passed.
 //!
 //! Lists may lag. What a prune put before the root is seen after the wait; what it puts later finds the
 //! root, since a prune waits as long between its `deleting` and its look at the roots. A list that lags
@@ -242,19 +243,19 @@ impl OpenRun {
     /// for dead.
     pub(crate) async fn confirm(&self) -> Result<(), RepoError> {
         self.renew(false).await?;
-        let longest_gap = self.renewals.lock().await.longest_gap;
-        if longest_gap + self.staleness() <= self.grace / 2 {
+        let silence = self.longest_silence().await;
+        if silence <= self.grace / 2 {
             return Ok(());
         }
         tracing::warn!(
             "a prune may not have heard of the run for {} s, more than half of the grace period: looking at every used pack",
-            (longest_gap + self.staleness()).as_secs()
+            silence.as_secs()
         );
-        self.packs_are_there().await?;
-        match self.deleted_pack().await? {
-            None => Ok(()),
-            Some(pack) => Err(Self::lost(pack)),
-        }
+        let lost = match self.missing_pack().await? {
+            None => self.deleted_pack().await?,
+            missing => missing,
+        };
+        lost.map_or(Ok(()), |pack| Err(Self::lost(pack)))
     }
 
     fn lost(pack: ObjectHash) -> RepoError {
@@ -262,7 +263,8 @@ impl OpenRun {
         RepoError::GivenUp { why, source: None }
     }
 
-    async fn packs_are_there(&self) -> Result<(), RepoError> {
+    /// A used pack that is not in the store.
+    async fn missing_pack(&self) -> Result<Option<ObjectHash>, RepoError> {
         let mut missing: HashSet<ObjectHash> = self.known.used().into_iter().collect();
         for kind in PackKind::ALL.into_iter().filter(|_| self.staleness().is_zero()) {
             let mut listed = self.link.store.list(kind.object_type().prefix());
@@ -277,10 +279,17 @@ impl OpenRun {
             .buffer_unordered(GETS_MAX);
         while let Some((pack, is_there)) = asked.try_next().await? {
             if !is_there {
-                return Err(Self::lost(pack));
+                return Ok(Some(pack));
             }
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// For how long a prune may not have heard of the run, until now.
+    async fn longest_silence(&self) -> Duration {
+        let renewals = self.renewals.lock().await;
+        let since = renewals.last.until(Moment::now(self.clock.as_ref()));
+        renewals.longest_gap.max(since) + self.staleness()
     }
 
     /// For how long a list may miss a change.
@@ -318,8 +327,13 @@ impl OpenRun {
     /// W3, after the root: a second look. Where a used pack is being deleted, the root is void.
     pub(crate) async fn second_look(&self, snapshot: SnapshotId) -> Result<(), RepoError> {
         tokio::time::sleep(self.staleness()).await;
-        let Some(pack) = self.deleted_pack().await? else { return Ok(()) };
-        let why = format!("its pack {} was being deleted while it was sealed", pack.short());
+        let lost = match self.deleted_pack().await? {
+            // The word of a deletion is kept for 2 G only: a machine may have slept for longer since it confirmed.
+            None if self.longest_silence().await > self.grace / 2 => self.missing_pack().await?,
+            deleted => deleted,
+        };
+        let Some(pack) = lost else { return Ok(()) };
+        let why = format!("its pack {} was deleted while it was sealed", pack.short());
         let time = self.clock.now();
         self.link.put(&small::Void { snapshot, why, time }).await?;
         Err(Self::lost(pack))

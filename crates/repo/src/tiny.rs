@@ -161,7 +161,8 @@ impl TinyRun {
     /// After a gap of more than half the grace period: whether every used pack is still there.
     async fn look_up_used(&self) -> Result<(), RepoError> {
         let staleness = self.store.capabilities().list_staleness;
-        if self.longest_gap + staleness <= Duration::from_secs(self.access.roster.grace_seconds) / 2 {
+        let since = self.clock.monotonic().saturating_sub(self.last_sign);
+        if self.longest_gap.max(since) + staleness <= Duration::from_secs(self.access.roster.grace_seconds) / 2 {
             return Ok(());
         }
         for pack in &self.used {
@@ -321,6 +322,11 @@ impl TinyRun {
                 return Err(RepoError::Busy { what: "a pack that the run uses".to_owned() });
             }
         }
+        if let Err(error) = self.look_up_used().await {
+            let why = "a pack that it uses was deleted".to_owned();
+            self.put_small(&small::Void { snapshot: id, why, time: TestRepository::start() }).await?;
+            return Err(error);
+        }
         self.renew(true).await?;
         chain.sequence += 1;
         chain.newest = Some(ObjectHash(id.0));
@@ -346,7 +352,7 @@ impl Chain {
 /// Where a chain of roots stands.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Chain {
-    sequence: u64,
+    pub(crate) sequence: u64,
     newest: Option<ObjectHash>,
 }
 

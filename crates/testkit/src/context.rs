@@ -1,7 +1,7 @@
 //! What a run is given, without a real clock.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -47,6 +47,36 @@ impl Clock for FakeClock {
     fn monotonic(&self) -> Duration {
         let waited = self.tokio_since.map(|since| since.elapsed()).unwrap_or_default();
         Duration::from_millis(self.passed_ms.load(Ordering::SeqCst)) + waited
+    }
+}
+
+/// The clock of a store: it goes with another one, but for its jumps.
+#[derive(Debug)]
+pub struct JumpingClock {
+    inner: Arc<FakeClock>,
+    ahead_seconds: AtomicI64,
+}
+
+impl JumpingClock {
+    /// A clock that is right until it jumps.
+    #[must_use]
+    pub fn new(inner: Arc<FakeClock>) -> Arc<Self> {
+        Arc::new(Self { inner, ahead_seconds: AtomicI64::new(0) })
+    }
+
+    /// Jumps ahead, or back where negative.
+    pub fn jump(&self, seconds: i64) {
+        self.ahead_seconds.fetch_add(seconds, Ordering::SeqCst);
+    }
+}
+
+impl Clock for JumpingClock {
+    fn now(&self) -> Timestamp {
+        self.inner.now() + jiff::SignedDuration::from_secs(self.ahead_seconds.load(Ordering::SeqCst))
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.inner.monotonic()
     }
 }
 

@@ -3,16 +3,17 @@
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
+use lifeboat_model::SnapshotId;
 use lifeboat_store::Key;
 
 use super::gather::domain_in_header;
-use super::plan::Due;
+use super::plan::{Due, RootState};
 use super::{Job, PruneReport};
 use crate::error::RepoError;
 use crate::forget::keeper;
 use crate::inventory;
 use crate::object::ObjectType;
-use crate::small::{self, Deleting};
+use crate::small::{self, Deleting, Forget};
 
 /// How many packs are deleted between two looks at the roots.
 const BATCH: usize = 64;
@@ -36,6 +37,7 @@ pub(super) async fn due(job: &Job<'_>, due: &Due, report: &mut PruneReport) -> R
         report.problem("a snapshot was sealed before the deletion; the next prune goes on".into());
         return Ok(());
     }
+    explain_void(job, due).await?;
     delete(job, due.roots.iter().map(|key| (key.clone(), 0)), report).await?;
     let indexes = due.indexes.iter().map(|hash| {
         let bytes = job.gathered.scan.indexes.iter().find(|index| index.hash == *hash).map_or(0, |index| index.bytes);
@@ -65,6 +67,19 @@ pub(super) async fn due(job: &Job<'_>, due: &Due, report: &mut PruneReport) -> R
         delete(job, own.into_iter(), report).await?;
     }
     delete(job, due.verdicts.iter().map(|key| (key.clone(), 0)), report).await
+}
+
+/// Later roots may name a void one as the one before them, and hosts remember it: a forget tells them
+/// that nobody tore the chain. A writer's own void cannot, when its root is gone.
+async fn explain_void(job: &Job<'_>, due: &Due) -> Result<(), RepoError> {
+    let roots = job.gathered.views[&job.number].roots.iter();
+    for root in roots.filter(|root| root.state == RootState::Void && due.roots.contains(&root.key)) {
+        let (snapshot, time) = (SnapshotId(root.hash.0), job.ctx.clock.now());
+        let word = Forget { snapshot, why: "it was void".into(), time };
+        let (name, bytes) = small::encode(&word, job.index_key(), keeper(job.access, "a prune")?);
+        crate::forget::put(job.store, &name, bytes).await?;
+    }
+    Ok(())
 }
 
 /// Whether no root came since everything was looked at.

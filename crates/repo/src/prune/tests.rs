@@ -38,7 +38,11 @@ impl House {
     }
 
     async fn with(clock: Arc<FakeClock>) -> Self {
-        let memory = MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        Self::on(MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>), clock).await
+    }
+
+    /// With a store whose clock may be another.
+    async fn on(memory: MemoryStore, clock: Arc<FakeClock>) -> Self {
         let store: Arc<dyn Store> = Arc::new(memory.clone());
         let scratch = tempfile::tempdir().expect("a directory");
         let ctx = context(scratch.path(), Arc::clone(&clock));
@@ -311,4 +315,26 @@ async fn a_root_that_the_list_does_not_show_yet_is_seen_before_anything_is_delet
         let names = house.names(kind).await;
         assert!(before.iter().filter(|name| name.starts_with(kind)).all(|name| names.contains(name)), "{kind}");
     }
+}
+
+#[tokio::test]
+async fn a_void_root_that_is_deleted_leaves_no_hole_in_its_chain() {
+    let mut house = House::new().await;
+    house.backup(&files(1, &["a"], 1)).await;
+    let void = house.backup(&files(2, &["a"], 1)).await;
+    let writer = house.repository.writer.writer.clone().expect("a writer");
+    let word = crate::small::Void { snapshot: void, why: "a test".into(), time: TestRepository::start() };
+    let key = &house.repository.writer.domains[&writer.domain].index;
+    let (name, bytes) = small::encode(&word, key, &writer.sign);
+    crate::forget::put(&house.store, &name, bytes).await.expect("put");
+    let identity = open(&house.store, &house.repository.identity, &house.ctx).await;
+    let heads = identity.snapshots(&[]).await.expect("listed").heads();
+    house.backup(&files(3, &["a"], 1)).await;
+    for _ in 0..6 {
+        house.wait();
+        house.prune().await;
+    }
+    let list = identity.snapshots(&heads).await.expect("listed");
+    assert_eq!((list.snapshots.len(), list.findings), (2, vec![]), "the void one is gone, and nobody is alarmed");
+    assert!(house.names("void/").await.is_empty());
 }

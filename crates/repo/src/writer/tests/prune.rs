@@ -159,3 +159,24 @@ async fn a_run_is_renewed_in_the_background() {
     lifeboat_testkit::eventually("a renewal", || host.calls.count(Operation::Put, "renewal/") > 0).await;
     drop(writer);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_that_sleeps_right_before_the_root_while_a_prune_comes_and_goes_voids_its_snapshot() {
+    let host = Host::new().await;
+    host.backup(&[("a", Bytes::from_static(CONTENT))]).await;
+    let packs = host.data_packs().await;
+    let (memory, clock) = (host.memory.clone(), Arc::clone(&host.clock));
+    // Whoever marked the pack has deleted it, and tidied up behind it.
+    let asleep = async move {
+        for pack in packs {
+            memory.delete(&ObjectType::DataPack.key(pack)).await.expect("deleted");
+        }
+        clock.advance(Duration::from_hours(1));
+    };
+    let store = crate::interrupted::Interrupted::by(&(Arc::new(host.memory.clone()) as _), "roots/", asleep);
+    let writer = host.begin_on(store, host.context()).await.expect("a run");
+    assert_eq!(put_shared(&writer).await, 0, "it builds on the pack that goes");
+    let error = writer.seal(point()).await.expect_err("its pack is gone");
+    assert!(error.to_string().contains("a prune deletes the pack"), "{error}");
+    assert_eq!(host.small::<Void>().await.len(), 1);
+}
