@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `parents/TAG` | for the source with this tag: what each file looked like at the last backup, and the chunks of its content (module `parent`) | the next backup reads every file anew; chunks are still deduplicated |
 //! | `slices/TAG/` | for each large stream of the source that changes: keyed hashes of its slices, and where they are stored (module `slices`) | a changed chunk is stored whole |
+//! | `copied/REPOSITORY-DOMAIN/` | for each repository that was copied from: which of its chunks is which of this one's (module `copy`) | the next copy reads everything, and still stores only what is new |
 //! | `index/` | tables of the repository's indexes ([`crate::index::IndexSet`]) | they are read from the store again |
 //! | `objects/` | roots and verdicts on them, as they lie in the store | a list of snapshots reads them again |
 //!

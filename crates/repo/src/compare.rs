@@ -2,8 +2,10 @@
 //! chunks differ, since each repository has keys of its own; with `read_data` the bytes of the one are
 //! read and must have the ids that the other names.
 
+use std::collections::HashSet;
+
 use lifeboat_model::flow::RunContext;
-use lifeboat_model::{EntryPath, SnapshotId};
+use lifeboat_model::{ChunkId, EntryPath, SnapshotId};
 
 use crate::error::RepoError;
 use crate::pack::PackKind;
@@ -15,6 +17,9 @@ use crate::root::RootBody;
 
 /// The most differences of a snapshot that are told one by one.
 pub const DIFFERENCES_MAX: usize = 100;
+
+/// Pairs of chunks that are remembered as equal: about 16 MiB.
+const READ_MAX: usize = 1 << 17;
 
 /// How a snapshot and its copy differ.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,6 +61,7 @@ pub async fn compare(one: Side<'_>, other: Side<'_>, read_data: bool, ctx: &RunC
     let (root, other_root) = (one.repository.root(&one.id).await?, other.repository.root(&other.id).await?);
     let (reader, other_reader) = (one.repository.reader_of(&root)?, other.repository.reader_of(&other_root)?);
     let mut compared = Compared::default();
+    let mut both = Both { one: one.repository, other: other.repository, read_data, ctx, read: HashSet::new() };
     if let (Some(body), Some(other_body)) = (&root.body, &other_root.body) {
         for part in differing_parts(body, other_body) {
             compared.differs(format!("the {part} differs"));
@@ -83,7 +89,6 @@ pub async fn compare(one: Side<'_>, other: Side<'_>, read_data: bool, ctx: &RunC
             }
             std::cmp::Ordering::Equal => {
                 if let (Some(entry), Some(other_entry)) = (next, other_next) {
-                    let both = Both { one: one.repository, other: other.repository, read_data, ctx };
                     both.entry(entry, other_entry, &mut compared).await?;
                 }
                 (next, other_next) = (ours.next().await?, theirs.next().await?);
@@ -139,10 +144,12 @@ struct Both<'a> {
     other: &'a Repository,
     read_data: bool,
     ctx: &'a RunContext,
+    /// Pairs of chunks that were read and are equal: a changed stream has many parts of one chunk.
+    read: HashSet<(ChunkId, ChunkId)>,
 }
 
 impl Both<'_> {
-    async fn entry(&self, one: StoredEntry, other: StoredEntry, compared: &mut Compared) -> Result<(), RepoError> {
+    async fn entry(&mut self, one: StoredEntry, other: StoredEntry, compared: &mut Compared) -> Result<(), RepoError> {
         let path = one.path;
         if one.meta != other.meta {
             compared.differs(format!("{path}: its metadata differ"));
@@ -167,12 +174,12 @@ impl Both<'_> {
 
     /// Whether the bytes of a chunk have the other id in the other repository.
     async fn chunk(
-        &self,
+        &mut self,
         path: &EntryPath,
-        (id, other): (&lifeboat_model::ChunkId, &lifeboat_model::ChunkId),
+        (id, other): (&ChunkId, &ChunkId),
         compared: &mut Compared,
     ) -> Result<bool, RepoError> {
-        if !self.read_data {
+        if !self.read_data || self.read.contains(&(*id, *other)) {
             return Ok(true);
         }
         if self.ctx.cancel.is_cancelled() {
@@ -188,6 +195,58 @@ impl Both<'_> {
         // That the other one holds these bytes is known once they were read there too.
         let same = self.other.fetcher().chunk(other).await? == plain;
         compared.bytes += plain.len() as u64;
+        if same && self.read.len() < READ_MAX {
+            self.read.insert((*id, *other));
+        }
         Ok(same)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use lifeboat_store::memory::MemoryStore;
+    use lifeboat_testkit::context::FakeClock;
+
+    use super::*;
+    use crate::testing::TestRepository;
+    use crate::tiny::{Chain, Files, backup, context, files, open};
+
+    async fn differences(change: impl FnOnce(&mut Files), read_data: bool) -> Vec<String> {
+        let clock = FakeClock::at(TestRepository::start());
+        let scratch = tempfile::tempdir().expect("a directory");
+        let ctx = context(scratch.path(), Arc::clone(&clock));
+        let mut content = files(1, &["a", "b", "c"], 3);
+        let mut sides = Vec::new();
+        for _ in 0..2 {
+            let test = TestRepository::create(Arc::new(MemoryStore::new(Arc::clone(&clock) as _))).await;
+            let id = backup(&test.store, &test.writer, &content, &mut Chain::default(), &ctx).await.expect("a backup");
+            sides.push((open(&test.store, &test.identity, &ctx).await, id));
+        }
+        change(&mut content);
+        let test = TestRepository::create(Arc::new(MemoryStore::new(clock))).await;
+        let id = backup(&test.store, &test.writer, &content, &mut Chain::default(), &ctx).await.expect("a backup");
+        let other = open(&test.store, &test.identity, &ctx).await;
+        let [one, same] = [&sides[0], &sides[1]].map(|(repository, id)| Side { repository, id: *id });
+        let equal = compare(one, same, read_data, &ctx).await.expect("compared");
+        assert_eq!((equal.entries, equal.difference_count, equal.bytes > 0), (3, 0, read_data));
+        let found = compare(one, Side { repository: &other, id }, read_data, &ctx).await.expect("compared");
+        assert_eq!(found.difference_count, found.differences.len() as u64);
+        found.differences.iter().map(|what| what.split(" in ").next().unwrap_or_default().to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn what_differs_is_told_entry_by_entry() {
+        let flip = |files: &mut Files| files.get_mut("b").expect("b")[5] ^= 1;
+        assert_eq!(differences(flip, false).await, [""; 0], "the cuts are the same, the bytes were not read");
+        assert_eq!(differences(flip, true).await, ["b: its content differs"]);
+        let cut = |files: &mut Files| files.get_mut("c").expect("c").truncate(10);
+        assert_eq!(differences(cut, false).await, ["c: its content differs"]);
+        let other_names = |files: &mut Files| {
+            let content = files.remove("a").expect("a");
+            files.insert("d".to_owned(), content);
+        };
+        assert_eq!(differences(other_names, false).await, ["a: only", "d: only"]);
     }
 }
