@@ -319,6 +319,9 @@ pub(crate) struct CopyArgs {
     /// Show what would be copied, and stop.
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// File with the passphrase of protected identities.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -3,7 +3,7 @@
 use lifeboat_engine::compare::{Comparison, compare as compare_both};
 use lifeboat_engine::copy::{Copied, CopyReport, CopyRequest};
 
-use crate::args::{CheckArgs, CopyArgs};
+use crate::args::{CheckArgs, CopyArgs, IdentityArgs};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{self, Column};
@@ -13,7 +13,8 @@ use crate::session::Session;
 pub(crate) async fn run(session: &Session, args: CopyArgs) -> Result<Exit, Failure> {
     let asked = args.what.iter().map(|text| request::snapshot(text)).collect::<Result<_, _>>()?;
     let request = CopyRequest { from: args.from, to: args.to, asked, dry_run: args.dry_run };
-    let running = session.host()?;
+    let identity = IdentityArgs { identity: None, passphrase_file: args.passphrase_file };
+    let running = session.host_with(&identity)?;
     let report = running.done(lifeboat_engine::copy::copy(&running.host(), &request).await)?;
     if session.json() {
         output::json("copies", &[&report])?;
