@@ -21,6 +21,7 @@ use crate::sealed::{Role, check_hash, may_sign, role_of};
 use crate::small::RunId;
 
 mod fields;
+pub mod log;
 
 /// Part A, for everybody who has the domain's index key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,7 +153,18 @@ pub struct RootKeys<'a> {
 /// Where a part would be longer than 4 GiB, which no memory budget allows.
 #[must_use]
 pub fn encode(head: &RootHeader, refs: &RootRefs, body: &RootBody, keys: &RootKeys<'_>) -> (SnapshotId, Bytes) {
-    let kind = ObjectType::SnapshotRoot;
+    let (hash, bytes) = seal_parts(ObjectType::SnapshotRoot, head, refs, &fields::write_body(body), keys);
+    (SnapshotId(hash.0), bytes)
+}
+
+/// A root of any type, by the plain bytes of its body.
+fn seal_parts(
+    kind: ObjectType,
+    head: &RootHeader,
+    refs: &RootRefs,
+    body: &[u8],
+    keys: &RootKeys<'_>,
+) -> (ObjectHash, Bytes) {
     let a = keys.index.seal(kind, &fields::write_header(head));
     let aad = part_aad(kind, &a);
     let part = |run: &RunSecret, name: &str, plain: &[u8]| {
@@ -160,14 +172,14 @@ pub fn encode(head: &RootHeader, refs: &RootRefs, body: &RootBody, keys: &RootKe
         [run.envelope.bytes(), &sealed[..]].concat()
     };
     let b = part(keys.references, "B", &fields::write_refs(refs));
-    let c = part(keys.content, "C", &fields::write_body(body));
+    let c = part(keys.content, "C", body);
     let mut out = Vec::with_capacity(a.len() + b.len() + c.len() + 12);
     for bytes in [a, b, c] {
         out.extend_from_slice(&u32::try_from(bytes.len()).expect("a root stays far below 4 GiB").to_le_bytes());
         out.extend_from_slice(&bytes);
     }
     let object = sign(keys.index.repository, kind, &out, keys.sign);
-    (SnapshotId(Digest::of(&object)), object)
+    (ObjectHash(Digest::of(&object)), object)
 }
 
 fn part_key(secret: &Secret, name: &str, run: RunId) -> Aead {
@@ -207,8 +219,42 @@ pub struct Root {
 /// [`ObjectError::ForeignDomain`] where we lack the domain's key; [`ObjectError::Stranger`] and
 /// [`ObjectError::NotAllowed`] for forged roots; any other means damage.
 pub fn decode(access: &Access, id: SnapshotId, bytes: &[u8]) -> Result<Root, ObjectError> {
-    let kind = ObjectType::SnapshotRoot;
-    check_hash(ObjectHash(id.0), bytes)?;
+    let parts = open_parts(access, ObjectType::SnapshotRoot, ObjectHash(id.0), bytes)?;
+    let refs = parts.refs.as_deref().map(fields::read_refs).transpose()?;
+    let body = parts.body.as_deref().map(fields::read_body).transpose()?;
+    if let Some(body) = &body {
+        parts.names(access, &body.stack, &body.source)?;
+    }
+    let Parts { writer, domain, role, header, .. } = parts;
+    Ok(Root { id, writer, domain, writer_stands: role == Role::Writer, header, refs, body })
+}
+
+/// The parts of a root of any type, opened as far as our keys reach.
+struct Parts {
+    writer: VerifyKey,
+    domain: DomainId,
+    role: Role,
+    header: RootHeader,
+    /// Plain bytes of part B.
+    refs: Option<Vec<u8>>,
+    /// Plain bytes of part C.
+    body: Option<Vec<u8>>,
+}
+
+impl Parts {
+    /// Whether the header's tags are those of the source that the body names.
+    fn names(&self, access: &Access, stack: &StackName, source: &SourceName) -> Result<(), ObjectError> {
+        let keys = access.domains.get(&self.domain).ok_or(ObjectError::ForeignDomain)?;
+        if keys.stack_tag(stack) == self.header.stack_tag && keys.source_tag(stack, source) == self.header.source_tag {
+            Ok(())
+        } else {
+            Err(ObjectError::malformed("its header and its body name different sources"))
+        }
+    }
+}
+
+fn open_parts(access: &Access, kind: ObjectType, hash: ObjectHash, bytes: &[u8]) -> Result<Parts, ObjectError> {
+    check_hash(hash, bytes)?;
     let (writer, body) = verify(access.repository, kind, bytes)?;
     let [a, b, c] = split_parts(body)?;
     let domain = sealed_domain(a)?;
@@ -220,16 +266,8 @@ pub fn decode(access: &Access, id: SnapshotId, bytes: &[u8]) -> Result<Root, Obj
     check_rights(access, &writer, role, domain, &head)?;
     let aad = part_aad(kind, a);
     let part = |bytes: &[u8], name| open_part(access, bytes, name, head.run, &aad);
-    let refs = part(b, "B")?.map(|plain| fields::read_refs(&plain)).transpose()?;
-    let body = part(c, "C")?.map(|plain| fields::read_body(&plain)).transpose()?;
-    if let Some(body) = &body {
-        let named = keys.stack_tag(&body.stack) == head.stack_tag
-            && keys.source_tag(&body.stack, &body.source) == head.source_tag;
-        if !named {
-            return Err(ObjectError::malformed("its header and its body name different sources"));
-        }
-    }
-    Ok(Root { id, writer, domain, writer_stands: role == Role::Writer, header: head, refs, body })
+    let (refs, body) = (part(b, "B")?, part(c, "C")?);
+    Ok(Parts { writer, domain, role, header: head, refs, body })
 }
 
 fn split_parts(mut body: &[u8]) -> Result<[&[u8]; 3], ObjectError> {

@@ -5,6 +5,7 @@ pub mod bench_data;
 pub mod context;
 pub mod crash;
 pub mod effort;
+pub mod log;
 pub mod pause;
 pub mod postgres;
 pub mod snapshot;

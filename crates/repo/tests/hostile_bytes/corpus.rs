@@ -237,6 +237,19 @@ impl Maker<'_> {
             sign: &world.made.writer.sign,
         };
         let (_, bytes) = root::encode(&head, &RootRefs { top: Some(id(2)) }, &body, &keys);
+        let log = [("a", "0/1", "0/2"), ("b", "0/2", "0/3")];
+        self.add(
+            "log-root-body",
+            Build::record(|map| {
+                map.field(0).text("test");
+                map.field(1).text("documents");
+                map.field(2).text("postgres");
+                map.field(3).text("timeline 1");
+                map.field(4).bytes(id(1).bytes());
+                map.field(5)
+                    .list(log.iter(), |out, segment| out.array(3).text(segment.0).text(segment.1).text(segment.2));
+            }),
+        );
         let (_, parts) = verify(world.access.repository, ObjectType::SnapshotRoot, &bytes).expect("signed");
         self.add("root", parts);
         let mut rest = parts;

@@ -108,8 +108,7 @@ impl World {
     }
 
     /// A root object of these parts, sealed for `run`.
-    fn root(&self, a: &[u8], b: &[u8], c: &[u8]) -> Vec<u8> {
-        let kind = ObjectType::SnapshotRoot;
+    fn root(&self, kind: ObjectType, a: &[u8], b: &[u8], c: &[u8]) -> Vec<u8> {
         let a = self.domain().index.seal(kind, a);
         let aad = [&header(kind)[..], blake3::hash(&a).as_bytes()].concat();
         let part = |(secret, envelope): &(Secret, Envelope), name: &[u8], plain: &[u8]| {
@@ -128,6 +127,13 @@ impl World {
     fn decode_root(&self, body: &[u8]) -> bool {
         let bytes = sign(self.access.repository, ObjectType::SnapshotRoot, body, &self.made.writer.sign);
         root::decode(&self.access, SnapshotId(Digest::of(&bytes)), &bytes).is_ok()
+    }
+
+    fn decode_log_root(&self, plain: &[u8]) -> bool {
+        let [a, b, _] = crate::corpus::root_parts();
+        let body = self.root(ObjectType::LogRoot, &a, &b, plain);
+        let bytes = sign(self.access.repository, ObjectType::LogRoot, &body, &self.made.writer.sign);
+        root::log::decode(&self.access, ObjectHash(Digest::of(&bytes)), &bytes).is_ok()
     }
 
     /// A pack whose trailer is `plain`.
@@ -264,16 +270,17 @@ pub(crate) fn all(world: &Arc<World>) -> Vec<Parser> {
         with("root", World::decode_root),
         with("root-header", |world, input| {
             let [_, b, c] = crate::corpus::root_parts();
-            world.decode_root(&world.root(input, &b, &c))
+            world.decode_root(&world.root(ObjectType::SnapshotRoot, input, &b, &c))
         }),
         with("root-references", |world, input| {
             let [a, _, c] = crate::corpus::root_parts();
-            world.decode_root(&world.root(&a, input, &c))
+            world.decode_root(&world.root(ObjectType::SnapshotRoot, &a, input, &c))
         }),
         with("root-body", |world, input| {
             let [a, b, _] = crate::corpus::root_parts();
-            world.decode_root(&world.root(&a, &b, input))
+            world.decode_root(&world.root(ObjectType::SnapshotRoot, &a, &b, input))
         }),
+        with("log-root-body", World::decode_log_root),
         plain("page", |input| ManifestPage::decode(input).is_ok()),
         plain("content-page", |input| decode_content_page(input).is_ok()),
         plain("reference-page", |input| ReferencePage::decode(input).is_ok()),

@@ -12,6 +12,7 @@ use lifeboat_model::entry::Principal;
 use lifeboat_model::flow::{Body, BodyError, BodyRead, Clock, EntrySink, Piece, RunContext, Shape};
 use lifeboat_model::{EntryKind, EntryMeta, EntryPath, ObjectHash, RecoveryPoint, SnapshotId, SourceName, StackName};
 use lifeboat_model::{Fingerprint, Xattr};
+use lifeboat_repo::copy::Copier;
 use lifeboat_repo::forget::{forget, hold};
 use lifeboat_repo::keyfile::{IdentityKey, OwnerKey, WriterKey};
 use lifeboat_repo::owner::DomainChoice;
@@ -263,6 +264,27 @@ impl House {
         granted.0.accept(&pending).expect("a grant")
     }
 
+    /// A snapshot that was made in another repository and copied into this one.
+    async fn copied(&mut self, writer: &WriterKey) {
+        let elsewhere: Arc<dyn Store> = Arc::new(MemoryStore::new(Arc::clone(&self.clock) as Arc<dyn Clock>));
+        let from = Creation::new(CreateOptions { now: self.now(), grace_seconds: 60, stack: stack() });
+        from.put(&elsewhere).await.expect("made");
+        let keys = Keys { writer: Some(from.writer), identity: Some(from.owner.identity), ..Keys::default() };
+        let access = open_access(&elsewhere, &keys, None).await.expect("opened").access;
+        let cache = tempfile::tempdir_in(self.scratch.path()).expect("a directory").keep();
+        let from = Repository::open(elsewhere, access, &cache).await.expect("opened");
+        let original = self.backup(&from, "archive", 1, &documents()[..14]).await;
+        let (writer, identity) = (Some(writer.clone()), Some(self.owner.identity.clone()));
+        let to = self.open(Keys { writer, identity, ..Keys::default() }).await;
+        let ctx = self.context();
+        let mut copier = Copier::new(Arc::new(from), Arc::new(to), &ctx).await.expect("two repositories");
+        let options = WriteOptions::default();
+        let sealed = copier.copy(&original, self.now(), options, &ctx).await.expect("copied");
+        let told = self.expected.last_mut().expect("it was backed up");
+        told["id"] = sealed.id.to_string().into();
+        told["original"] = original.to_string().into();
+    }
+
     /// Writes the objects as files with the times at which the store took them.
     async fn write_to(&self, dir: &Path) {
         let objects: Vec<_> = self.store.list("").try_collect().await.expect("listed");
@@ -327,6 +349,8 @@ pub(crate) async fn make() -> Made {
     for (id, what) in [(third, "held"), (fourth, "forgotten"), (fifth, "void")] {
         house.note(id, what);
     }
+
+    house.copied(&made.writer).await;
 
     // The second writer is removed, and goes on.
     let repository = house.open(Keys { writer: Some(second.clone()), ..Keys::default() }).await;
