@@ -103,9 +103,12 @@ async fn only_an_identity_vouches_for_an_earlier_time() {
     let identity = hand.test.identity.maintain.as_ref().expect("an identity signs");
     let good = sign(identity, then);
     assert_eq!(with(good.clone()), Ok(Some(good.clone())));
-    let moved = Countersign { time: "2020-01-01T00:00:00Z".parse().expect("a time"), ..good };
+    let moved = Countersign { time: "2020-01-01T00:00:00Z".parse().expect("a time"), ..good.clone() };
     assert!(with(moved).is_err());
     assert!(matches!(with(sign(hand.writer(), then)), Err(ObjectError::Stranger(_))));
+    let claimed = RootHeader { original: Some([3; 32].into()), ..header.clone() };
+    assert_eq!(claimed.copied_from(), None, "a writer alone names no original");
+    assert_eq!(RootHeader { countersigned: Some(good), ..claimed }.copied_from(), Some([3; 32].into()));
 }
 
 #[tokio::test]
