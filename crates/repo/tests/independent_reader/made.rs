@@ -126,7 +126,7 @@ fn documents() -> Vec<Item> {
             meta.xattrs = vec![Xattr { name: b"user.a".to_vec(), value: vec![0, 255] }];
             meta.extra = BTreeMap::from([("postgres.rows".into(), "12".into()), ("z".into(), "\u{e9}".into())]);
         }),
-        Item::file("srv/big", noise(1, 300_000)),
+        Item::file("srv/big", noise(1, 150_000)),
         Item {
             pieces: vec![Piece::Hole(70_000), Piece::Data(noise(2, 5000).into()), Piece::Hole(4096)],
             ..Item::new("srv/sparse", File)
@@ -312,7 +312,7 @@ pub(crate) async fn make() -> Made {
 
     // Two snapshots of which the first is pruned, so that packs hold records of other packs.
     let repository = house.open(writer()).await;
-    let with_more = [documents(), vec![Item::file("srv/gone", noise(3, 200_000))]].concat();
+    let with_more = [documents(), vec![Item::file("srv/gone", noise(3, 60_000))]].concat();
     let first = house.backup(&repository, "documents", 1, &with_more).await;
     house.backup(&repository, "documents", 2, &documents()).await;
     let keeper = house.open(maintainer()).await;
