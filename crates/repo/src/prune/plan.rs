@@ -429,7 +429,12 @@ fn stale(view: &View) -> Vec<Key> {
     for run in view.runs.iter().filter(|run| !view.is_open(run) && long_ago(run.last_sign)) {
         stale.extend(run.objects.iter().cloned());
     }
+    let misleading = misleading_packs(view);
     for mark in view.marks.iter().filter(|mark| !has_work_left(view, mark)) {
+        // The mark is what keeps writers from a pack that is gone while an index object still names it.
+        if mark.packs.iter().any(|(_, hash)| misleading.contains(hash)) {
+            continue;
+        }
         let newest = mark.deleting.iter().map(|(_, time)| *time).fold(mark.stored_at, Timestamp::max);
         if long_ago(newest) {
             stale.push(crate::object::ObjectType::Mark.key(mark.hash));
@@ -441,6 +446,13 @@ fn stale(view: &View) -> Vec<Key> {
     let lost = view.verdicts.iter().filter(|v| v.void && !roots.contains(&v.snapshot) && long_ago(v.stored_at));
     stale.extend(lost.map(|verdict| verdict.key.clone()));
     stale
+}
+
+/// Packs that index objects name and that are not in the store.
+fn misleading_packs(view: &View) -> BTreeSet<ObjectHash> {
+    let present: BTreeSet<_> = view.packs.iter().map(|pack| pack.hash).collect();
+    let named = view.indexes.iter().flat_map(|index| index.packs.iter().map(|(pack, _)| *pack));
+    named.filter(|pack| !present.contains(pack)).collect()
 }
 
 /// Whether a mark still has something to delete; what is kept does not count.
@@ -481,6 +493,8 @@ fn worn_indexes(view: &View, plan: &Plan, marked: &BTreeSet<ObjectHash>) -> Vec<
     let going: BTreeSet<_> = plan.garbage.iter().chain(&plan.repack).map(|(_, hash)| *hash).collect();
     let present: BTreeSet<_> = view.packs.iter().map(|pack| pack.hash).collect();
     let dead = |pack: &ObjectHash| going.contains(pack) || marked.contains(pack) || !present.contains(pack);
+    // Nothing tells writers that such a pack is gone.
+    let misleads = |(pack, _): &(ObjectHash, u32)| !present.contains(pack) && !marked.contains(pack);
     let named: BTreeSet<_> = view.marks.iter().flat_map(|mark| mark.indexes.iter().copied()).collect();
     let settled: Vec<_> =
         view.indexes.iter().filter(|index| view.is_settled(index.stored_at) && !named.contains(&index.hash)).collect();
@@ -490,6 +504,7 @@ fn worn_indexes(view: &View, plan: &Plan, marked: &BTreeSet<ObjectHash>) -> Vec<
         .filter(|index| {
             let lost: u64 = index.packs.iter().filter(|(pack, _)| dead(pack)).map(|(_, n)| u64::from(*n)).sum();
             let worn = lost > 0 && lost.saturating_mul(DEAD_INDEX_SHARE) >= index.records();
+            let worn = worn || index.packs.iter().any(misleads);
             worn || (small >= SMALL_INDEXES && index.records() < SMALL_INDEX_RECORDS)
         })
         .map(|index| index.hash)

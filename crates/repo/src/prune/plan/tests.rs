@@ -165,3 +165,26 @@ fn a_forget_stays_while_a_root_follows_its_snapshot() {
     view.marks[0].others.push(view.roots[2].key.clone());
     assert!(decide(&view).due[0].verdicts.is_empty(), "4 was the newest: its forget and 3's explain what is gone");
 }
+
+#[test]
+fn a_mark_stays_while_an_index_object_names_a_pack_that_it_had_deleted() {
+    let index = |n: u8, packs: &[(u8, u32)]| IndexFacts {
+        hash: hash(n),
+        bytes: 100,
+        stored_at: at(100),
+        packs: packs.iter().map(|(pack, records)| (hash(*pack), *records)).collect(),
+    };
+    let mut view = view(1000);
+    // One record in a hundred is of the pack that is gone: not worth writing the index anew.
+    view.packs = vec![pack(1, 100, 100)];
+    view.indexes = vec![index(30, &[(1, 99), (2, 1)])];
+    view.marks = vec![mark(9, 500, &[2])];
+    let kept = decide(&view);
+    assert!(kept.stale.is_empty() && kept.supersede.is_empty(), "writers avoid the pack by the mark alone: {kept:?}");
+    view.indexes = vec![index(31, &[(1, 99)])];
+    assert_eq!(decide(&view).stale, [crate::object::ObjectType::Mark.key(hash(9))]);
+    // Where the mark is gone all the same, the index goes at once.
+    view.indexes = vec![index(30, &[(1, 99), (2, 1)])];
+    view.marks.clear();
+    assert_eq!(decide(&view).supersede, [hash(30)]);
+}
