@@ -223,7 +223,7 @@ impl Job<'_> {
             }
         }
         report.refilled = report.lost_chunks.saturating_sub(left.lost_chunks());
-        report.removed = left.tidy(repository).await?;
+        report.removed = left.tidy(repository, host.run).await?;
         report.lost = self.lost(&left).await?;
         if forget_lost && report.lost.iter().any(|lost| lost.entry_count > 0) {
             report.forgets = true;

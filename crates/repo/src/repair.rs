@@ -16,13 +16,14 @@ use crate::check::{BadPart, CheckReport, CheckScope, Reading, Survey, survey};
 use crate::error::RepoError;
 use crate::forget::{keeper, put};
 use crate::inventory;
-use crate::object::{ObjectError, ObjectType};
+use crate::object::{DomainId, ObjectError, ObjectType};
+use crate::pack::PackKind;
 use crate::remember::RememberedHead;
 use crate::repository::Repository;
 use crate::roster::KeyringCopy;
 use crate::scan::PackSeen;
 use crate::sealed::check_hash;
-use crate::small::{self, Quarantine};
+use crate::small::{self, Mark, Quarantine};
 
 mod lost;
 mod mend;
@@ -188,14 +189,44 @@ impl Repair {
             return Ok(());
         }
         // Ids are keyed by the domain: those of another one mean nothing there.
-        let domains: BTreeSet<_> = self.survey.roots.iter().map(|root| root.domain).collect();
-        for keys in domains.iter().filter_map(|domain| repository.access().domains.get(domain)) {
+        for keys in self.domains().iter().filter_map(|domain| repository.access().domains.get(domain)) {
             let why = "no good copy is left".to_owned();
             let word = Quarantine { time: ctx.clock.now(), chunks: chunks.clone(), why };
             let (name, bytes) = small::encode(&word, &keys.index, signer);
             put(repository.store(), &name, bytes).await?;
         }
         Ok(())
+    }
+
+    /// Packs that index objects name and that are not in the store.
+    fn missing_packs(&self) -> impl Iterator<Item = (PackKind, ObjectHash)> {
+        let present: BTreeSet<ObjectHash> = self.survey.scan.packs.iter().map(|pack| pack.hash).collect();
+        let named = self.survey.scan.indexes.iter().flat_map(|index| &index.packs).map(|(pack, _)| pack);
+        named.filter(move |pack| !present.contains(&pack.hash)).map(|pack| (pack.kind, pack.hash))
+    }
+
+    /// Tells writers which packs are gone or go: index objects may name them for a long time.
+    async fn mark(
+        &self,
+        repository: &Repository,
+        packs: BTreeSet<(PackKind, ObjectHash)>,
+        ctx: &RunContext,
+    ) -> Result<(), RepoError> {
+        if packs.is_empty() {
+            return Ok(());
+        }
+        let signer = keeper(repository.access(), "a repair")?;
+        for keys in self.domains().iter().filter_map(|domain| repository.access().domains.get(domain)) {
+            let packs = packs.iter().copied().collect();
+            let word = Mark { time: ctx.clock.now(), packs, indexes: Vec::new(), others: Vec::new() };
+            let (name, bytes) = small::encode(&word, &keys.index, signer);
+            put(repository.store(), &name, bytes).await?;
+        }
+        Ok(())
+    }
+
+    fn domains(&self) -> BTreeSet<DomainId> {
+        self.survey.roots.iter().map(|root| root.domain).collect()
     }
 
     /// Snapshots that lost something, with the entries that are hit.
@@ -211,12 +242,15 @@ impl Repair {
     ///
     /// # Errors
     /// Of the store.
-    pub async fn tidy(&self, repository: &Repository) -> Result<u64, RepoError> {
+    pub async fn tidy(&self, repository: &Repository, ctx: &RunContext) -> Result<u64, RepoError> {
         let mut removed = 0;
         let holds_lost: BTreeSet<ObjectHash> =
             self.survey.lost.iter().flat_map(|id| repository.index().locate(id)).map(|copy| copy.pack).collect();
-        let spent = self.bad_packs().filter(|(pack, _)| !holds_lost.contains(&pack.hash));
-        for (key, hash) in spent.map(|(pack, _)| (pack.key(), pack.hash)) {
+        let spent: Vec<&PackSeen> =
+            self.bad_packs().map(|(pack, _)| pack).filter(|pack| !holds_lost.contains(&pack.hash)).collect();
+        let going = spent.iter().map(|pack| (pack.kind, pack.hash)).chain(self.missing_packs()).collect();
+        self.mark(repository, going, ctx).await?;
+        for (key, hash) in spent.iter().map(|pack| (pack.key(), pack.hash)) {
             removed += u64::from(remove_broken(repository, &key, hash).await?);
         }
         for key in self.bad_indexes() {

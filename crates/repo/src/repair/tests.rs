@@ -99,7 +99,7 @@ impl Pair {
             }
             left = left.look_again(&target, &self.ctx).await?;
         }
-        left.tidy(&target).await?;
+        left.tidy(&target, &self.ctx).await?;
         left.look_again(&target, &self.ctx).await
     }
 
@@ -145,6 +145,10 @@ async fn what_a_second_repository_holds_comes_back_whatever_was_damaged() {
                 let left = pair.repair(&store, true).await.expect(&at);
                 assert_eq!(left.lost_chunks(), 0, "{at}");
                 pair.is_whole(&store, &at).await;
+                // What else was in the pack is not taken for stored by a later backup.
+                let marks: Vec<_> = store.list("mark/").try_collect().await.expect("listed");
+                let is_pack = ["data/", "meta/", "refs/"].contains(&prefix);
+                assert_eq!(marks.is_empty(), !is_pack, "{at}");
             }
         }
     }
@@ -232,7 +236,7 @@ async fn a_sound_repository_has_nothing_to_repair() {
     let before = pair.memory.object_count();
     found.mend(&target, &pair.ctx).await.expect("mended");
     found.quarantine(&target, &pair.ctx).await.expect("told");
-    assert_eq!(found.tidy(&target).await.expect("tidied"), 0);
+    assert_eq!(found.tidy(&target, &pair.ctx).await.expect("tidied"), 0);
     assert_eq!(pair.memory.object_count(), before);
     let blind = open(&pair.one.store, &pair.one.maintainer, &pair.ctx).await;
     let refused = Repair::look(&blind, READ_DATA, &[], &pair.ctx).await.expect_err("no identity");
