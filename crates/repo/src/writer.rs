@@ -182,8 +182,8 @@ impl Repository {
     /// Opens a run that makes one snapshot (W1): announces it, then reads what is there.
     ///
     /// # Errors
-    /// [`RepoError::KeyMissing`] without a writer key; of the store, the cache and the scratch
-    /// directory.
+    /// [`RepoError::KeyMissing`] without a writer key, [`RepoError::NotAllowed`] where the roster gives
+    /// the source to others; of the store, the cache and the scratch directory.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -196,6 +196,7 @@ impl Repository {
         let missing = || RepoError::KeyMissing { what: "writing a snapshot", needs: "a writer key" };
         let (store, access) = (Arc::clone(self.store()), Arc::clone(self.access()));
         let writer = access.writer.as_ref().ok_or_else(missing)?;
+        access.check_may_write(&head.stack, &head.source)?;
         let keys = access.domains.get(&writer.domain).cloned().ok_or_else(missing)?;
         let chunker_key = keys.content.as_ref().map(|content| content.chunker.clone()).ok_or_else(missing)?;
         let source_tag = keys.source_tag(&head.stack, &head.source);

@@ -50,7 +50,7 @@ pub(crate) async fn run(session: &Session, args: RepairArgs) -> Result<Exit, Fai
         if report.dry_run {
             output::text(&plan(&report, &zone))?;
         }
-        output::text(&told(&report))?;
+        output::text(&told(&report, args.read_data))?;
     }
     for note in &report.notes {
         session.talk.warn(&output::one_line(note));
@@ -101,9 +101,10 @@ fn plan(report: &RepairReport, zone: &jiff::tz::TimeZone) -> String {
     lines.join("\n")
 }
 
-fn told(report: &RepairReport) -> String {
+fn told(report: &RepairReport, read_data: bool) -> String {
     if !report.is_needed() {
-        return format!("{}: nothing to repair", report.repository);
+        let unread = if read_data { "" } else { "; content was not read, which --read-data does" };
+        return format!("{}: nothing to repair{unread}", report.repository);
     }
     if report.dry_run {
         return format!("{}: nothing was done, {} problems were found", report.repository, report.errors);

@@ -47,10 +47,12 @@ pub(crate) async fn check(session: &Session, args: CheckArgs) -> Result<Exit, Fa
     }
     let code = reports.iter().map(CheckReport::exit_code).max().unwrap_or_default();
     if code != 0 {
-        session.talk.note(
-            "hint: `lifeboat repair --dry-run` tells what can be mended; what is not named restores, and other snapshots \
-             may be whole",
-        );
+        // A repair that does not read content would not find what this check found.
+        let flag = if args.read_data || args.since_last { " --read-data" } else { "" };
+        session.talk.note(&format!(
+            "hint: `lifeboat repair{flag} --dry-run` tells what can be mended; what is not named restores, and other \
+             snapshots may be whole"
+        ));
     }
     Ok(Exit::from_code(code))
 }

@@ -217,3 +217,15 @@ async fn packs_that_are_alive_keep_to_their_budget_and_have_their_size() {
     assert!(listed.iter().all(|meta| meta.bytes <= limits.data_pack_bytes as u64 + (2 << 20)));
     assert!(host.reader().await.files(sealed.id).await[&path("big")].len() == 100 << 20);
 }
+
+#[tokio::test]
+async fn a_source_that_the_roster_gives_to_others_is_refused_before_anything_is_put() {
+    let host = Host::new().await;
+    let before = host.memory.object_count();
+    let stack = lifeboat_model::StackName::new("another-stack").expect("a name");
+    let repository = host.open_on(Arc::clone(&host.calls) as _).await.expect("opened");
+    let head = SnapshotHead { stack, ..head() };
+    let refused = repository.writer(head, WriteOptions::default(), host.context()).await.expect_err("refused");
+    assert!(matches!(refused, RepoError::NotAllowed { .. }), "{refused}");
+    assert_eq!(host.memory.object_count(), before);
+}
