@@ -1,5 +1,5 @@
 //! kill -9 at random points of backup, forget and prune: every sealed snapshot restores equal, and
-//! the next run succeeds. 50 seeds; `LIFEBOAT_KILL_SEEDS` sets another number.
+//! the next run succeeds. 150 seeds; `LIFEBOAT_KILL_SEEDS` sets another number.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -94,7 +94,7 @@ fn killed_at_random_points_every_sealed_snapshot_restores_and_the_next_run_succe
     let seeds: u64 = match std::env::var("LIFEBOAT_KILL_SEEDS") {
         Ok(text) => text.parse().expect("LIFEBOAT_KILL_SEEDS is a number"),
         Err(_) if long() => 500,
-        Err(_) => 50,
+        Err(_) => 150,
     };
     let mut world = World::new(20_261_121);
     world.change_tree();
