@@ -132,7 +132,7 @@ sql events <<'SQL'
 UPDATE births SET name = upper(name) WHERE random() < 0.001;
 DELETE FROM births WHERE random() < 0.0005;
 SQL
-find "$work/documents/letters/2" -name '*a' | head -50 | while read -r file; do echo changed >>"$file"; done
+find "$work/documents/letters/2" -name '*a' | sed -n 1,50p | while read -r file; do echo changed >>"$file"; done
 rm -rf "$work/documents/letters/3"
 show backup --label second
 show snapshots
