@@ -123,9 +123,8 @@ impl Access {
         let Some(writer) = &self.writer else { return Err(missing) };
         let Some(keys) = self.domains.get(&writer.domain) else { return Err(missing) };
         let verify = writer.sign.verify_key();
-        let tags = [keys.stack_tag(stack), keys.source_tag(stack, source)];
         let known = self.roster.writer(verify).filter(|known| known.domain == writer.domain);
-        if known.is_some_and(|known| known.allowed.iter().any(|tag| tags.contains(tag))) {
+        if known.is_some_and(|known| known.allows(keys.stack_tag(stack), keys.source_tag(stack, source))) {
             return Ok(());
         }
         Err(RepoError::NotAllowed { key: Digest(verify.0).short(), source_name: format!("{stack}/{source}") })
