@@ -14,12 +14,14 @@
 //! What was remembered of rosters and heads ([`crate::remember`]) is kept by the caller, since losing
 //! that loses more than time.
 
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 
 use lifeboat_model::Digest;
 
+use crate::crypt::Secret;
 use crate::error::RepoError;
 
 /// The state directory of one repository on this host.
@@ -68,4 +70,30 @@ impl StateDir {
 /// Makes a directory that nobody else may read, and those above it.
 pub(crate) fn make_private(directory: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
+}
+
+/// Magic and binding, with which a file of one source begins.
+pub(crate) const BOUND_HEADER_BYTES: u64 = 16 + 32;
+
+/// Opens a file of one source after all of it was checked against the keyed hash at its end. Returns it
+/// with the length of what is before the hash: the header, and at least eight bytes.
+pub(crate) fn open_bound(path: &Path, magic: &[u8; 16], key: &Secret, binding: &Digest) -> io::Result<(File, u64)> {
+    let damaged = |what: &'static str| io::Error::new(io::ErrorKind::InvalidData, what);
+    let mut file = File::open(path)?;
+    let signed = file.metadata()?.len().checked_sub(32).filter(|bytes| *bytes >= BOUND_HEADER_BYTES + 8);
+    let signed = signed.ok_or_else(|| damaged("too short"))?;
+    let mut mac = blake3::Hasher::new_keyed(&key.0);
+    io::copy(&mut Read::by_ref(&mut file).take(signed), &mut mac)?;
+    let mut stored = [0; 32];
+    file.read_exact(&mut stored)?;
+    // Comparing hashes of blake3 takes constant time.
+    if mac.finalize() != blake3::Hash::from_bytes(stored) {
+        return Err(damaged("the checksum is wrong"));
+    }
+    let mut header = [0; 48];
+    file.read_exact_at(&mut header, 0)?;
+    if header[..16] != magic[..] || header[16..] != binding.0 {
+        return Err(damaged("it belongs to another source or version"));
+    }
+    Ok((file, signed))
 }

@@ -10,7 +10,7 @@
 //! A file that is damaged, torn or of another source counts as none.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Seek, Write};
+use std::io::{self, BufWriter, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -18,13 +18,13 @@ use lifeboat_model::{ChunkId, Digest, EntryPath, Fingerprint};
 use tempfile::NamedTempFile;
 
 use crate::access::DomainKeys;
+use crate::cache::{self, BOUND_HEADER_BYTES};
 use crate::content::{ContentPage, IdFile, IdPlace};
 use crate::crypt::Secret;
 use crate::page::Content;
 use crate::spill::Sorter;
 
 const MAGIC: &[u8; 16] = b"lifeboat parent0";
-const HEADER_BYTES: usize = 16 + 32;
 const RECORD_HEAD_BYTES: usize = 16 + 16 + 4 + 8;
 const FENCE_BYTES: usize = 8 << 10;
 const PAGE_BYTES: usize = 32 + 4;
@@ -110,38 +110,13 @@ impl Parent {
     /// # Errors
     /// Where it is missing, damaged or of another source: the caller goes on without.
     pub(crate) fn open(path: &Path, key: ParentKey) -> io::Result<Self> {
-        let mut file = File::open(path)?;
-        let whole = file.metadata()?.len();
-        let signed = whole
-            .checked_sub(32)
-            .filter(|bytes| *bytes >= HEADER_BYTES as u64 + 8)
-            .ok_or_else(|| damaged("too short"))?;
-        let mut mac = blake3::Hasher::new_keyed(&key.secret.0);
-        let mut buffer = vec![0; 1 << 20];
-        let mut left = signed;
-        while left > 0 {
-            let part = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-            file.read_exact(&mut buffer[..part])?;
-            mac.update(&buffer[..part]);
-            left -= part as u64;
-        }
-        let mut stored = [0; 32];
-        file.read_exact(&mut stored)?;
-        // Comparing hashes of blake3 takes constant time.
-        if mac.finalize() != blake3::Hash::from_bytes(stored) {
-            return Err(damaged("the checksum is wrong"));
-        }
-        let mut header = [0; HEADER_BYTES];
-        file.read_exact_at(&mut header, 0)?;
-        if header[..16] != MAGIC[..] || header[16..] != key.binding.0 {
-            return Err(damaged("it belongs to another source or version"));
-        }
+        let (file, signed) = cache::open_bound(path, MAGIC, &key.secret, &key.binding)?;
         let mut count = [0; 8];
         file.read_exact_at(&mut count, signed - 8)?;
         let fences_bytes = u64::from_le_bytes(count).checked_mul(16).ok_or_else(|| damaged("too many fences"))?;
         let records_end = (signed - 8)
             .checked_sub(fences_bytes)
-            .filter(|end| *end >= HEADER_BYTES as u64)
+            .filter(|end| *end >= BOUND_HEADER_BYTES)
             .ok_or_else(|| damaged("too many fences"))?;
         let mut bytes = vec![0; usize::try_from(fences_bytes).map_err(io::Error::other)?];
         file.read_exact_at(&mut bytes, records_end)?;

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -17,10 +17,10 @@ use lifeboat_model::{ChunkId, Digest};
 use tempfile::{NamedTempFile, TempPath};
 
 use super::{HASH_BYTES, Place, Slice};
+use crate::cache::{self, BOUND_HEADER_BYTES};
 use crate::crypt::Secret;
 
 const MAGIC: &[u8; 16] = b"lifeboat slices0";
-const HEADER_BYTES: usize = 16 + 32;
 const SEGMENT_HEAD_BYTES: usize = 32 + 4 + 4;
 const PLACE_BYTES: usize = 32 + 4 + 4;
 const SLICE_BYTES: usize = HASH_BYTES + 4;
@@ -143,26 +143,11 @@ impl SliceMap {
     /// # Errors
     /// Where it is missing, damaged or of another source: the caller goes on without.
     pub(crate) fn open(path: &Path, key: &Secret, binding: &Digest) -> io::Result<Self> {
-        let mut file = File::open(path)?;
-        let signed = file.metadata()?.len().checked_sub(32).filter(|bytes| *bytes >= HEADER_BYTES as u64 + 8);
-        let signed = signed.ok_or_else(|| damaged("too short"))?;
-        let mut mac = blake3::Hasher::new_keyed(&key.0);
-        io::copy(&mut Read::by_ref(&mut file).take(signed), &mut mac)?;
-        let mut stored = [0; 32];
-        file.read_exact(&mut stored)?;
-        // Comparing hashes of blake3 takes constant time.
-        if mac.finalize() != blake3::Hash::from_bytes(stored) {
-            return Err(damaged("the checksum is wrong"));
-        }
-        let mut header = [0; HEADER_BYTES];
-        file.read_exact_at(&mut header, 0)?;
-        if header[..16] != MAGIC[..] || header[16..] != binding.0 {
-            return Err(damaged("it belongs to another source or version"));
-        }
+        let (file, signed) = cache::open_bound(path, MAGIC, key, binding)?;
         let mut count = [0; 8];
         file.read_exact_at(&mut count, signed - 8)?;
         let fences =
-            u64::from_le_bytes(count).checked_mul(16).filter(|bytes| *bytes <= signed - 8 - HEADER_BYTES as u64);
+            u64::from_le_bytes(count).checked_mul(16).filter(|bytes| *bytes <= signed - 8 - BOUND_HEADER_BYTES);
         let fences = fences.ok_or_else(|| damaged("too many fences"))?;
         let mut bytes = vec![0; usize::try_from(fences).map_err(io::Error::other)?];
         let end = signed - 8 - fences;
