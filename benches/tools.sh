@@ -156,4 +156,5 @@ timed() {
 
 # note WORK TOOL NUMBER: a figure that is not a time
 note() { echo "$1 $2 $3 0 0 0" >>"$results"; }
-repo_bytes() { du -sb --apparent-size "$work/$1/repo" | cut -f1; }
+# Of files alone: some peers make hundreds of directories.
+repo_bytes() { find "$work/$1/repo" -type f -printf '%s\n' | awk '{ sum += $1 } END { printf "%d\n", sum }'; }
