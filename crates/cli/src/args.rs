@@ -172,6 +172,10 @@ pub(crate) struct BackupArgs {
     /// A name by which the snapshots can be asked for: SOURCE@LABEL.
     #[arg(long)]
     pub(crate) label: Option<String>,
+    /// Go on with the history although the sources stand on another system than at the last backup: this
+    /// one, of the stack STACK, took its place for good. Not for a copy of it.
+    #[arg(long, value_name = "STACK")]
+    pub(crate) moved: Option<String>,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -73,6 +73,11 @@ pub(crate) fn snapshot(text: &str) -> Result<SnapshotRef, Failure> {
     SnapshotRef::parse(text).map_err(|bad| Failure::from(lifeboat_engine::JobError::from(bad)))
 }
 
+/// Reads the name of a stack.
+pub(crate) fn stack(name: &str) -> Result<StackName, Failure> {
+    StackName::new(name).map_err(|bad| Failure::usage(bad.to_string()))
+}
+
 /// Reads names of sources.
 pub(crate) fn sources(names: &[String]) -> Result<Vec<SourceName>, Failure> {
     names.iter().map(|name| SourceName::new(name).map_err(|bad| Failure::usage(bad.to_string()))).collect()

@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use lifeboat_model::config::SourceConfig;
-use lifeboat_model::restore::clone_refusal;
 use lifeboat_model::snapshot::label_refusal;
-use lifeboat_model::{RecoveryPoint, Role, SnapshotId, SourceName};
+use lifeboat_model::{RecoveryPoint, Role, SnapshotId, SourceName, StackName};
 use lifeboat_repo::crypt::random;
 use lifeboat_repo::small::RunId;
 use lifeboat_repo::writer::{Sealed, SnapshotHead};
@@ -15,6 +14,7 @@ use serde::Serialize;
 use crate::catalog::{Outcome, RunEnd, SeenSnapshot};
 use crate::datastore::source_of;
 use crate::error::JobError;
+use crate::history::{History, Moved};
 use crate::host::Host;
 use crate::keys::Need;
 use crate::lock::Lock;
@@ -32,6 +32,8 @@ pub struct BackupRequest {
     pub sources: Vec<SourceName>,
     /// A name for the snapshots.
     pub label: Option<String>,
+    /// The stack whose sources a person says stand on another system by right; it must be this machine's.
+    pub moved: Option<StackName>,
 }
 
 /// What a backup did.
@@ -73,6 +75,8 @@ pub struct SourceBackup {
     pub examples: Vec<String>,
     /// What the person should know: new databases, another system than before.
     pub notes: Vec<String>,
+    /// What is wrong with the history that the snapshot goes on with: roots that were seen and are gone.
+    pub history: Vec<String>,
     /// Why there is no snapshot, with all that caused it.
     pub error: Option<String>,
     /// What to do about it.
@@ -112,14 +116,15 @@ pub async fn backup(host: &Host<'_>, request: &BackupRequest) -> Result<BackupRe
             check_label(host, source, label)?;
         }
     }
+    let moved = moved(host, request)?;
     let mut report = BackupReport::default();
-    let mut opened: BTreeMap<&str, OpenRepository> = BTreeMap::new();
+    let mut opened = Repositories::new();
     let stack_run = RunId(random());
     for source in sources {
         let began = host.run.clock.monotonic();
         let run = host.begin("backup", Some(&source.name));
         let mut one = SourceBackup::of(host, source);
-        let job = SourceJob { host, source, label: request.label.as_deref(), stack_run };
+        let job = SourceJob { host, source, label: request.label.as_deref(), stack_run, moved };
         match job.run(&mut opened, &mut one).await {
             Ok(()) => {}
             Err(error) => one.fail(&host.stopped_or(error)),
@@ -129,6 +134,21 @@ pub async fn backup(host: &Host<'_>, request: &BackupRequest) -> Result<BackupRe
         report.backups.push(one);
     }
     Ok(report)
+}
+
+/// Repositories by their names, with what their roots told before this command added to them.
+type Repositories<'a> = BTreeMap<&'a str, (OpenRepository, History)>;
+
+/// Whether another system than before may go on with the history: only where its stack was named.
+fn moved(host: &Host<'_>, request: &BackupRequest) -> Result<Moved, JobError> {
+    match &request.moved {
+        None => Ok(Moved::No),
+        Some(stack) if stack == host.stack() => Ok(Moved::Yes),
+        Some(stack) => Err(JobError::Usage {
+            what: format!("--moved {stack} is not the stack of this configuration"),
+            hint: Some(format!("this machine backs up {}; is it the one that moved?", host.stack())),
+        }),
+    }
 }
 
 fn wanted<'a>(host: &Host<'a>, names: &[SourceName]) -> Result<Vec<&'a SourceConfig>, JobError> {
@@ -167,14 +187,11 @@ struct SourceJob<'a> {
     source: &'a SourceConfig,
     label: Option<&'a str>,
     stack_run: RunId,
+    moved: Moved,
 }
 
 impl<'a> SourceJob<'a> {
-    async fn run(
-        &self,
-        opened: &mut BTreeMap<&'a str, OpenRepository>,
-        one: &mut SourceBackup,
-    ) -> Result<(), JobError> {
+    async fn run(&self, opened: &mut Repositories<'a>, one: &mut SourceBackup) -> Result<(), JobError> {
         let (host, source) = (self.host, self.source);
         if host.run.cancel.is_cancelled() {
             return Err(JobError::Cancelled);
@@ -188,13 +205,15 @@ impl<'a> SourceJob<'a> {
                 hint: None,
             })?;
             tracing::info!("{}: opening the repository {name} at {}", one.source, config.url);
-            opened.insert(name, open_repository(host, config, Need::Write).await?);
+            let repository = open_repository(host, config, Need::Write).await?;
+            let history = History::read(&repository).await?;
+            opened.insert(name, (repository, history));
         }
-        let repository = opened.get_mut(name).expect("it was just opened");
+        let (repository, history) = opened.get_mut(name).expect("it was just opened");
         tracing::info!("{}: reaching the source, of kind {}", one.source, one.kind);
         let identity =
             datastore.identity(host.run).await.map_err(JobError::source(format!("reaching {}", one.source)))?;
-        self.refuse_clone(&identity)?;
+        self.refuse_other(repository, history, &identity)?;
         let head = SnapshotHead {
             stack: host.stack().clone(),
             source: source.name.clone(),
@@ -202,20 +221,30 @@ impl<'a> SourceJob<'a> {
             label: self.label.map(str::to_owned),
             config: host.config.portable.yaml.clone(),
             stack_run: Some(self.stack_run),
+            system: identity.clone(),
         };
         host.run.monitor.begin(&format!("backing up {}", one.source), None);
         let writer = repository.writer(host, head).await?;
         tracing::info!("{}: reading it as run {}", one.source, hex::encode(&writer.run_id().0[..4]));
         let failed = JobError::source(format!("backing up {}", one.source));
         let point = datastore.backup(&writer, host.run).await.map_err(failed)?;
-        self.refuse_clone(&point.facts)?;
+        if identity.iter().any(|(key, value)| point.facts.get(key).is_some_and(|now| now != value)) {
+            return Err(JobError::Forbidden {
+                what: format!("{} became another system while it was read", one.source),
+                hint: "run the backup again".to_owned(),
+            });
+        }
         one.notes = self.compare(&point);
         for note in &one.notes {
             host.run.monitor.note(note);
         }
         tracing::info!("{}: read to its end, recovery point {}; sealing", one.source, point.time);
         let sealed = writer.seal(point.clone()).await?;
+        one.history = history.troubles(repository.own_tag(host.stack(), &source.name));
         one.seal(&point, &sealed);
+        if self.moved == Moved::Yes {
+            host.remember(host.catalog.adopted(host.stack(), &identity));
+        }
         let (entries, kept) = (one.entries, one.kept);
         tracing::info!(
             "{}: sealed as {}: {entries} entries, {kept} of them kept unread",
@@ -230,13 +259,19 @@ impl<'a> SourceJob<'a> {
 }
 
 impl SourceJob<'_> {
-    /// Promise 7: a system that was restored from this stack's snapshots is not this stack.
-    fn refuse_clone(&self, identity: &BTreeMap<String, String>) -> Result<(), JobError> {
-        let host = self.host;
-        let clones = host.remember(host.catalog.clones_of(host.stack())).unwrap_or_default();
-        match clone_refusal(host.stack(), identity, &clones) {
-            None => Ok(()),
-            Some(what) => Err(JobError::Forbidden { what, hint: "give it a stack name, and a writer key, of its own" }),
+    /// Promise 7, unless a person said that the system moved.
+    fn refuse_other(
+        &self,
+        repository: &OpenRepository,
+        history: &History,
+        identity: &BTreeMap<String, String>,
+    ) -> Result<(), JobError> {
+        match (history.refuse_other(self.host, repository, &self.source.name, identity), self.moved) {
+            (Err(JobError::Forbidden { what, .. }), Moved::Yes) => {
+                self.host.run.monitor.note(&format!("{what}; it goes on because of --moved"));
+                Ok(())
+            }
+            (result, _) => result,
         }
     }
 
@@ -305,6 +340,7 @@ impl SourceBackup {
             problems: 0,
             examples: Vec::new(),
             notes: Vec::new(),
+            history: Vec::new(),
             error: None,
             hint: None,
             exit_code: 0,
@@ -323,7 +359,7 @@ impl SourceBackup {
         self.skips = stats.skips;
         self.problems = stats.problems;
         self.examples = sealed.problems.iter().take(PROBLEMS_MAX).map(|(path, why)| format!("{path}: {why}")).collect();
-        self.exit_code = if stats.skips + stats.problems > 0 { 3 } else { 0 };
+        self.exit_code = if stats.skips + stats.problems > 0 || !self.history.is_empty() { 3 } else { 0 };
     }
 
     fn fail(&mut self, error: &JobError) {

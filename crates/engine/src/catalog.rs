@@ -371,6 +371,26 @@ impl Catalog {
         Ok(())
     }
 
+    /// A system that a snapshot of `stack` was restored into is no clone any more: a person said that it took
+    /// the place of the other.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn adopted(&self, stack: &StackName, identity: &BTreeMap<String, String>) -> Result<(), CatalogError> {
+        let clones = self.clones_of(stack)?;
+        let same =
+            |clone: &&BTreeMap<String, String>| clone.iter().any(|(key, value)| identity.get(key) == Some(value));
+        for clone in clones.iter().filter(same) {
+            self.lock()
+                .execute(
+                    "UPDATE restores SET clone = 0 WHERE stack = ?1 AND identity = ?2",
+                    params![stack.as_str(), json(clone)],
+                )
+                .map_err(failed("recording that a system took the place of another"))?;
+        }
+        Ok(())
+    }
+
     /// What the systems told of themselves into which snapshots of `stack` were restored as clones.
     ///
     /// # Errors

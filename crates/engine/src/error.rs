@@ -89,7 +89,7 @@ pub enum JobError {
         /// What is forbidden and why.
         what: String,
         /// What to do instead.
-        hint: &'static str,
+        hint: String,
     },
     /// What was asked for does not fit the configuration.
     #[error("{what}")]
@@ -171,7 +171,7 @@ impl JobError {
             Self::Plan(error) => error.hint(),
             Self::Resolve(error) => Some(error.hint().to_owned()),
             Self::Lock(LockError::Busy { .. }) => Some("try again when it has ended".to_owned()),
-            Self::Forbidden { hint, .. } => Some((*hint).to_owned()),
+            Self::Forbidden { hint, .. } => Some(hint.clone()),
             Self::Usage { hint, .. } => hint.clone(),
             Self::Changing { .. } => Some("stop what writes there, or add --yes".to_owned()),
             _ => None,
@@ -182,7 +182,7 @@ impl JobError {
     pub(crate) fn role(role: Role) -> Self {
         Self::Forbidden {
             what: format!("a machine with the role {role} does not back up"),
-            hint: "set `role: backup` on the machine where the live data is, and only there",
+            hint: "set `role: backup` on the machine where the live data is, and only there".to_owned(),
         }
     }
 

@@ -20,6 +20,7 @@ pub mod upkeep;
 // What they share.
 pub mod datastore;
 pub mod error;
+pub mod history;
 pub mod host;
 pub mod keys;
 pub mod repository;

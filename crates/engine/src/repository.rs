@@ -8,6 +8,7 @@ use std::sync::Arc;
 use lifeboat_model::config::{RepositoryConfig, SecretUrl};
 use lifeboat_model::flow::EntryReader;
 use lifeboat_model::{Digest, SnapshotId, SourceName, StackName};
+use lifeboat_repo::access::DomainKeys;
 use lifeboat_repo::forget;
 use lifeboat_repo::format::Format;
 use lifeboat_repo::keyfile::KeyFileError;
@@ -314,10 +315,14 @@ impl OpenRepository {
         Ok(self.repository.writer(head, options, host.run.clone()).await?)
     }
 
+    /// The keys of the writer's own domain.
+    pub(crate) fn own_keys(&self) -> Option<&DomainKeys> {
+        self.access().domains.get(&self.access().writer.as_ref()?.domain)
+    }
+
     /// The tag of a source in the writer's own domain.
     pub(crate) fn own_tag(&self, stack: &StackName, source: &SourceName) -> Option<Digest> {
-        let writer = self.access().writer.as_ref()?;
-        Some(self.access().domains.get(&writer.domain)?.source_tag(stack, source))
+        Some(self.own_keys()?.source_tag(stack, source))
     }
 
     /// How to write a snapshot of a source: at the end of the chain that this host remembers.

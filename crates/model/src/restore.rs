@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::{Serialize, Serializer};
 
 use crate::snapshot::{is_id_prefix, parse_time};
 use crate::target::{Finding, RestoreOptions, TargetInventory};
-use crate::{RecoveryPoint, Role, SnapshotRef, SnapshotSummary, StackName};
+use crate::{RecoveryPoint, Role, SnapshotId, SnapshotRef, SnapshotSummary, StackName};
 
 /// Candidates that an error lists at most.
 const CANDIDATES_MAX: usize = 20;
@@ -443,6 +444,17 @@ pub fn clone_refusal(
             "this system ({by}) was restored from a snapshot of {stack}: it is a clone and may not write its history"
         )
     })
+}
+
+/// Promise 7, where no catalog remembers a restore: the system is not that of the newest snapshot.
+#[must_use]
+pub fn other_system(source: &str, identity: &BTreeMap<String, String>, newest: &SnapshotId, time: Timestamp) -> String {
+    let by = identity.iter().map(|(key, value)| format!("{key} {value}")).collect::<Vec<_>>().join(", ");
+    format!(
+        "this system ({by}) is not the one of which the newest snapshot of {source} was made ({}, {time}): a clone may \
+         not write the history of its origin",
+        newest.short()
+    )
 }
 
 #[cfg(test)]

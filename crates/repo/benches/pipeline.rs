@@ -185,6 +185,7 @@ impl Host {
             label: None,
             config: String::new(),
             stack_run: None,
+            system: BTreeMap::new(),
         };
         opened.writer(head, WriteOptions::default(), context).await.expect("a run")
     }

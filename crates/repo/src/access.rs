@@ -61,6 +61,20 @@ impl DomainKeys {
         self.tags().mac(&[b"source\0", stack.as_str().as_bytes(), b"/", source.as_str().as_bytes()])
     }
 
+    /// The tags by which root headers tell of which system a source is: one for each fact.
+    #[must_use]
+    pub fn system_tags(&self, identity: &BTreeMap<String, String>) -> Vec<Digest> {
+        let mut tags: Vec<Digest> = identity.iter().map(|(key, value)| self.system_tag(key, value)).collect();
+        tags.sort_unstable();
+        tags
+    }
+
+    /// The tag of one fact by which systems are told apart.
+    #[must_use]
+    pub fn system_tag(&self, key: &str, value: &str) -> Digest {
+        self.tags().mac(&[b"system\0", key.as_bytes(), b"\0", value.as_bytes()])
+    }
+
     fn tags(&self) -> Secret {
         self.index.key.derive("lifeboat v0 tags", &[])
     }

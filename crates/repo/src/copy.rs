@@ -5,7 +5,7 @@
 //! repository holds already is not stored again. The root of the copy carries the original's id and
 //! time, for which an identity of the other repository vouches.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
@@ -100,7 +100,7 @@ impl Copier {
         let body = root.body.ok_or_else(missing)?;
         self.to.access().check_may_write(&body.stack, &body.source)?;
         ctx.monitor.begin(&format!("refilling {} of {}/{}", id.short(), body.stack, body.source), None);
-        let writer = self.writer(body, WriteOptions::default(), ctx).await?;
+        let writer = self.writer(body, BTreeMap::new(), WriteOptions::default(), ctx).await?;
         let brought = self.entries(&reader, &writer, ctx).await;
         self.pairs.keep().await;
         brought?;
@@ -111,6 +111,7 @@ impl Copier {
     async fn writer(
         &self,
         body: RootBody,
+        system: BTreeMap<String, String>,
         options: WriteOptions,
         ctx: &RunContext,
     ) -> Result<SnapshotWriter, RepoError> {
@@ -121,6 +122,7 @@ impl Copier {
             label: body.label,
             config: body.config,
             stack_run: body.stack_run,
+            system,
         };
         let budget = RunContext { memory_budget_bytes: ctx.memory_budget_bytes / 8 * WRITERS_EIGHTHS, ..ctx.clone() };
         self.to.writer(head, options, budget).await
@@ -156,7 +158,14 @@ impl Copier {
             problems: body.problems.clone(),
         };
         let point = body.recovery_point.clone();
-        let mut writer = self.writer(body, options, ctx).await?;
+        // Those facts by which the original tells its system; the copy tells it by tags of its own domain.
+        let keys = self.from.access().domains.get(&root.domain).cloned();
+        let told = |key: &str, value: &str| {
+            keys.as_ref().is_some_and(|keys| root.header.systems.contains(&keys.system_tag(key, value)))
+        };
+        let system = point.facts.iter().filter(|(key, value)| told(key, value));
+        let system = system.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let mut writer = self.writer(body, system, options, ctx).await?;
         writer.copies(copy_of);
         let brought = self.entries(&reader, &writer, ctx).await;
         self.pairs.keep().await;

@@ -107,6 +107,7 @@ impl Hand {
             run: RunId([7; 16]),
             original: None,
             countersigned: None,
+            systems: vec![],
         }
     }
 

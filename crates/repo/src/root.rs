@@ -46,6 +46,9 @@ pub struct RootHeader {
     pub original: Option<SnapshotId>,
     /// An identity's word for an earlier time.
     pub countersigned: Option<Countersign>,
+    /// Tags of what the source tells of its system: writers know by them whether they still write the
+    /// history of the same one.
+    pub systems: Vec<Digest>,
 }
 
 impl RootHeader {

@@ -111,6 +111,13 @@ pub struct SnapshotList {
 }
 
 impl SnapshotList {
+    /// The newest root of a source that tells of which system it is, whoever made it.
+    #[must_use]
+    pub fn newest_system(&self, source: &Digest) -> Option<&SnapshotInfo> {
+        let tells = |info: &&SnapshotInfo| info.header.source_tag == *source && !info.header.systems.is_empty();
+        self.snapshots.iter().rfind(tells)
+    }
+
     /// The newest root of every chain, to be remembered.
     #[must_use]
     pub fn heads(&self) -> Vec<RememberedHead> {

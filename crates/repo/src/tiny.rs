@@ -289,6 +289,7 @@ impl TinyRun {
             run: self.run,
             original: None,
             countersigned: None,
+            systems: vec![],
         };
         let body = RootBody {
             stack,

@@ -57,6 +57,8 @@ pub struct SnapshotHead {
     pub config: String,
     /// Joins the snapshots that one command makes of a stack.
     pub stack_run: Option<RunId>,
+    /// What the source tells of its system; empty where it tells nothing.
+    pub system: BTreeMap<String, String>,
 }
 
 /// How to write.

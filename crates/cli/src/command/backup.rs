@@ -11,8 +11,9 @@ use crate::session::Session;
 
 pub(crate) async fn run(session: &Session, args: BackupArgs) -> Result<Exit, Failure> {
     let sources = request::sources(&args.sources)?;
+    let moved = args.moved.as_deref().map(request::stack).transpose()?;
     let running = session.host()?;
-    let asked = BackupRequest { sources, label: args.label };
+    let asked = BackupRequest { sources, label: args.label, moved };
     let report = running.done(lifeboat_engine::backup::backup(&running.host(), &asked).await)?;
     if session.json() {
         output::json("backups", &report.backups)?;
@@ -62,6 +63,16 @@ fn tell(session: &Session, report: &BackupReport) {
         let more = (backup.skips + backup.problems).saturating_sub(backup.examples.len() as u64);
         if more > 0 {
             session.talk.warn(&format!("{}: and {more} more", backup.source));
+        }
+        for trouble in &backup.history {
+            session.talk.warn(&format!("{}: {}", backup.source, output::one_line(trouble)));
+        }
+        if !backup.history.is_empty() {
+            session.talk.warn(&format!(
+                "{}: the snapshot was made, and the history that it goes on with is not whole\nhint: `lifeboat check` \
+                 tells all that is missing",
+                backup.source
+            ));
         }
         if let Some(error) = &backup.error {
             let what =

@@ -40,6 +40,7 @@ pub(crate) async fn run(session: &Session) -> Result<Exit, Failure> {
         doctor.repository(repository).await;
     }
     doctor.sources().await;
+    doctor.history().await;
     let found = doctor.found;
     running.pause();
     if session.json() {
@@ -260,6 +261,17 @@ impl Doctor<'_> {
             list(roster.identities.iter().map(|key| key.verify.to_string()).collect()),
         );
         self.add(about, Verdict::Good, what, None);
+    }
+
+    /// Whether a backup would go on with the history of each source. What is wrong with a repository or a key
+    /// was told before.
+    async fn history(&mut self) {
+        if self.loaded.config.role == Role::Restore {
+            return;
+        }
+        let Ok(findings) = lifeboat_engine::history::doctor(&self.host).await else { return };
+        let found = findings.into_iter();
+        self.found.extend(found.map(|(source, finding)| Found { about: format!("source {source}"), finding }));
     }
 
     async fn sources(&mut self) {

@@ -15,6 +15,7 @@ mod copy;
 mod docs;
 mod flow;
 mod harness;
+mod history;
 mod home;
 mod keys;
 mod kill;

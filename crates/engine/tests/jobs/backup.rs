@@ -91,7 +91,7 @@ async fn a_label_is_given_once_and_never_reads_like_something_else() {
 #[tokio::test]
 async fn an_unknown_source_is_refused_before_any_is_read() {
     let site = Site::new(&["documents"]).await;
-    let request = BackupRequest { sources: vec![source("documents"), source("nowhere")], label: None };
+    let request = BackupRequest { sources: vec![source("documents"), source("nowhere")], label: None, moved: None };
     let error = backup(&site.host(), &request).await.expect_err("refused");
     assert_eq!(error.exit_code(), 2);
     assert!(error.hint().is_some_and(|hint| hint.contains("documents")));

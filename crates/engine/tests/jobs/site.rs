@@ -252,7 +252,7 @@ impl Site {
 
     pub(crate) async fn labelled(&self, label: Option<&str>) -> Result<BackupReport, JobError> {
         self.clock.advance(std::time::Duration::from_secs(1));
-        backup(&self.host(), &BackupRequest { sources: Vec::new(), label: label.map(str::to_owned) }).await
+        backup(&self.host(), &BackupRequest { sources: Vec::new(), label: label.map(str::to_owned), moved: None }).await
     }
 
     pub(crate) async fn list(&self) -> Listing {

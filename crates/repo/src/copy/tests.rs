@@ -258,6 +258,7 @@ impl Pair {
             label: Some("first".into()),
             config: "stack: test\n".into(),
             stack_run: None,
+            system: BTreeMap::new(),
         };
         let repository = repository.expect("opened");
         let writer = repository.writer(head, WriteOptions::default(), self.ctx.clone()).await.expect("a run");

@@ -289,6 +289,7 @@ async fn what_the_writer_stored_is_read_back_byte_for_byte() {
         label: None,
         config: "stack: test\n".into(),
         stack_run: None,
+        system: std::collections::BTreeMap::new(),
     };
     let run_context = lifeboat_testkit::context::run_context(&scratch);
     let options = crate::writer::WriteOptions::default();
@@ -351,6 +352,7 @@ async fn a_stream_of_many_parts_is_read_back_and_each_chunk_is_opened_about_once
             label: None,
             config: "stack: test\n".into(),
             stack_run: None,
+            system: std::collections::BTreeMap::new(),
         };
         let context = lifeboat_testkit::context::run_context(&scratch);
         let writer = hand.open(&hand.test.writer).await;

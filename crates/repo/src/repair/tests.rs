@@ -61,6 +61,7 @@ impl Pair {
             label: None,
             config: String::new(),
             stack_run: None,
+            system: BTreeMap::new(),
         };
         let writer = repository.writer(head, WriteOptions::default(), self.ctx.clone()).await.expect("a run");
         for (name, bytes) in files {

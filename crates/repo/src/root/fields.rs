@@ -22,12 +22,15 @@ pub(super) fn write_header(header: &RootHeader) -> Vec<u8> {
         map.some(9, header.countersigned.as_ref(), |out, countersign| {
             out.array(3).time(countersign.time).bytes(countersign.signer.0).bytes(countersign.signature)
         });
+        let systems = Some(&header.systems).filter(|systems| !systems.is_empty());
+        map.some(10, systems, |out, systems| out.list(systems.iter(), |out, tag| out.bytes(tag.0)));
     })
 }
 
 pub(super) fn read_header(plain: &[u8]) -> Result<RootHeader, ObjectError> {
     let (mut stack_tag, mut source_tag, mut sequence, mut previous, mut time) = (None, None, None, None, None);
     let (mut roster_number, mut roster_hash, mut run, mut original, mut countersigned) = (None, None, None, None, None);
+    let mut systems = Vec::new();
     Parse::whole(plain, |parse| {
         parse.map(|key, value| {
             match key {
@@ -41,6 +44,7 @@ pub(super) fn read_header(plain: &[u8]) -> Result<RootHeader, ObjectError> {
                 7 => run = Some(RunId(value.fixed()?)),
                 8 => original = Some(SnapshotId::from(value.fixed::<32>()?)),
                 9 => countersigned = Some(read_countersign(value)?),
+                10 => systems = value.list(|tag| Ok(Digest(tag.fixed()?)))?,
                 _ => value.skip()?,
             }
             Ok(())
@@ -57,6 +61,7 @@ pub(super) fn read_header(plain: &[u8]) -> Result<RootHeader, ObjectError> {
         run: required(run, "run")?,
         original,
         countersigned,
+        systems,
     })
 }
 

@@ -137,15 +137,17 @@ fn the_bytes_of_the_parts_are_those_of_the_format() {
         run: RunId([9; 16]),
         original: None,
         countersigned: None,
+        systems: vec![Digest([10; 32])],
     };
     let bytes = |byte: &str, count| format!("58{count:02x}{}", byte.repeat(count));
     let golden = format!(
-        "a8 00{} 01{} 02 03 03{} 04 82 05 06 05 07 06{} 07 50{}",
+        "a9 00{} 01{} 02 03 03{} 04 82 05 06 05 07 06{} 07 50{} 0a 81{}",
         bytes("01", 32),
         bytes("02", 32),
         bytes("04", 32),
         bytes("08", 32),
         "09".repeat(16),
+        bytes("0a", 32),
     );
     assert_eq!(hex::encode(fields::write_header(&header)), golden.replace(' ', ""));
     assert_eq!(fields::read_header(&fields::write_header(&header)), Ok(header));

@@ -133,6 +133,7 @@ impl SnapshotWriter {
             run: self.run.id,
             original: None,
             countersigned: None,
+            systems: self.keys.system_tags(&self.head.system),
         };
         let (top, refs) = tree.top.unzip();
         let mut body = RootBody {

@@ -97,6 +97,7 @@ fn head() -> SnapshotHead {
         label: Some("first".into()),
         config: "stack: test\n".into(),
         stack_run: None,
+        system: BTreeMap::new(),
     }
 }
 

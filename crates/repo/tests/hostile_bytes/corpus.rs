@@ -210,6 +210,7 @@ impl Maker<'_> {
             run: RUN,
             original: Some(SnapshotId::from([3; 32])),
             countersigned: None,
+            systems: vec![Digest([5; 32])],
         };
         head.countersigned =
             Some(Countersign::make(world.access.repository, &head, time(), &world.made.owner.identity.sign()));

@@ -205,6 +205,7 @@ impl House {
             label: labelled.then(|| "before the move".into()),
             config: format!("stack: office # {sequence}\n"),
             stack_run: joined.then_some(RunId([7; 16])),
+            system: facts.clone(),
         };
         let options = WriteOptions { zstd_level: 3, ..WriteOptions::default() };
         let writer = repository.writer(head, options, self.context()).await.expect("a run");
@@ -236,6 +237,7 @@ impl House {
             "sequence": sequence,
             "original": null,
             "point": [time, "each file by itself", facts],
+            "system": ["machine.id"],
             "config": format!("stack: office # {sequence}\n"),
             "label": labelled.then_some("before the move"),
             "problems": [["a-secret", "permission denied"], ["srv/big", "it changed while it was read"]],

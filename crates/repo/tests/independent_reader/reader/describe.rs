@@ -64,6 +64,19 @@ pub(crate) fn entry(entry: &Value, bytes: &[u8], holes: Vec<Json>) -> R<Json> {
     Ok(out.into())
 }
 
+/// The facts by which the header says which system the source is.
+fn system(snapshot: &Snapshot, facts: &Value) -> R<Json> {
+    let Some(tags) = snapshot.header.get(10) else { return Ok(json!([])) };
+    let tags = tags.array()?.iter().map(Value::fixed::<32>).collect::<R<Vec<_>>>()?;
+    let mut told = Vec::new();
+    for (fact, value) in facts.texts()? {
+        if tags.contains(&snapshot.domain.system_tag(fact, value.text()?)) {
+            told.push(fact);
+        }
+    }
+    Ok(json!(told))
+}
+
 pub(crate) fn snapshot(snapshot: &Snapshot, entries: &[Json]) -> R<Json> {
     let (head, body) = (&snapshot.header, &snapshot.body);
     let problem = |item: &Value| {
@@ -80,6 +93,7 @@ pub(crate) fn snapshot(snapshot: &Snapshot, entries: &[Json]) -> R<Json> {
         "sequence": head.need(2)?.uint()?,
         "original": bytes(head.get(8))?,
         "point": [json!(point.need(0)?.time()?), json!(point.need(1)?.text()?), texts(point.need(2)?)?],
+        "system": system(snapshot, point.need(2)?)?,
         "config": body.need(6)?.text()?,
         "label": body.get(7).map(Value::text).transpose()?,
         "problems": body.need(8)?.array()?.iter().map(problem).collect::<R<Vec<Json>>>()?,

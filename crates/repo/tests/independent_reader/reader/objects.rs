@@ -111,6 +111,11 @@ impl Domain {
         let key = kdf("lifeboat v0 tags", &self.index, &[]);
         super::crypt::mac(&key, format!("source\0{stack}/{source}").as_bytes())
     }
+
+    pub(crate) fn system_tag(&self, fact: &str, value: &str) -> Key {
+        let key = kdf("lifeboat v0 tags", &self.index, &[]);
+        super::crypt::mac(&key, format!("system\0{fact}\0{value}").as_bytes())
+    }
 }
 
 pub(crate) struct Writer {

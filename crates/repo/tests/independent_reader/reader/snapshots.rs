@@ -23,7 +23,7 @@ pub(crate) struct Snapshot {
     pub(crate) void: bool,
     writer: Key,
     role: Role,
-    domain: Domain,
+    pub(crate) domain: Domain,
 }
 
 impl Snapshot {
