@@ -19,8 +19,6 @@ pub struct ServerAccess {
     pub password: Option<SecretText>,
     /// File in the format of `.pgpass`.
     pub passfile: Option<PathBuf>,
-    /// Directory of PostgreSQL's client programs; `None` = found by the server's version.
-    pub tools_dir: Option<PathBuf>,
 }
 
 /// The source that the configuration describes. Connects to nothing.
@@ -53,7 +51,7 @@ pub fn target_of(
         ("postgres", To::Origin, Some(SourceKind::Postgres(config))) => {
             Box::new(PostgresTarget::new(postgres_config(config))?)
         }
-        ("postgres", To::Server(url), _) => Box::new(PostgresTarget::new(server_config(url, access))?),
+        ("postgres", To::Server(url), _) => Box::new(PostgresTarget::new(server_config(url, access, origin))?),
         (_, To::Origin, None) => {
             return Err(refused(
                 "the configuration has no source of this name that could be the origin",
@@ -103,12 +101,17 @@ fn postgres_config(config: &PostgresConfig) -> postgres::PostgresConfig {
     }
 }
 
-fn server_config(url: &SecretUrl, access: &ServerAccess) -> postgres::PostgresConfig {
+/// A server that the configuration does not know; the tools are those that the source is set to use.
+fn server_config(url: &SecretUrl, access: &ServerAccess, origin: Option<&SourceKind>) -> postgres::PostgresConfig {
+    let tools_dir = match origin {
+        Some(SourceKind::Postgres(config)) => config.tools_dir.as_deref(),
+        _ => None,
+    };
     postgres::PostgresConfig {
         url: url.expose().to_owned(),
         password: access.password.as_ref().map(secret),
         passfile: access.passfile.clone(),
-        tool_dirs: tool_dirs(access.tools_dir.as_deref()),
+        tool_dirs: tool_dirs(tools_dir),
         ..postgres::PostgresConfig::default()
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use lifeboat_model::config::{SecretUrl, SourceConfig, SourceKind};
 use lifeboat_model::flow::EntryReader;
 use lifeboat_model::restore::{Destination, Machine, RestoreRequest, at_home, resolve};
-use lifeboat_model::target::{RestoreOptions, Verified};
+use lifeboat_model::target::{RestoreOptions, Scope, Verified};
 use lifeboat_model::{RecoveryPoint, SnapshotRef, SnapshotSummary};
 use lifeboat_source::Target;
 use serde::Serialize;
@@ -131,7 +131,7 @@ pub async fn verify(host: &Host<'_>, ask: &RestoreAsk) -> Result<VerifyReport, J
     let opened = open(host, ask).await?;
     let to = ask.to.shown();
     host.run.monitor.begin(&format!("comparing {to} with the snapshot"), opened.snapshot.bytes);
-    let verified = opened.target.verify(opened.data.as_ref(), &ask.options, host.run).await;
+    let verified = opened.target.verify(opened.data.as_ref(), &ask.options, Scope::Whole, host.run).await;
     let verified = verified
         .map_err(JobError::source(format!("comparing {to} with the snapshot")))
         .map_err(|error| host.stopped_or(error))?;

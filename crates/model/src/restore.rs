@@ -237,13 +237,17 @@ pub struct RestorePlan {
     pub replaces: Vec<String>,
     /// How much will be replaced in all.
     pub replaces_count: u64,
+    /// What will be altered where it stands, with what will be other, at most 100 examples.
+    pub alters: Vec<String>,
+    /// How much will be altered in all.
+    pub alters_count: u64,
     /// Room that is needed.
     pub needed_bytes: u64,
     /// Room that there is, where it can be told.
     pub free_bytes: Option<u64>,
     /// What the target told of itself.
     pub identity: BTreeMap<String, String>,
-    /// Whether something that exists is replaced. Everything is then read and checked first.
+    /// Whether something that exists is replaced or altered. Everything is then read and checked first.
     pub destructive: bool,
     /// Whether what comes of it is a clone: a system other than the one that the snapshot came
     /// from. It may not be backed up under the origin's name.
@@ -251,12 +255,13 @@ pub struct RestorePlan {
 }
 
 impl RestorePlan {
-    /// Whether a yes to `shown` is a yes to this plan: it replaces the same things of the same
-    /// system.
+    /// Whether a yes to `shown` is a yes to this plan: it replaces and alters the same things of the
+    /// same system.
     #[must_use]
     pub fn destroys_the_same(&self, shown: &Self) -> bool {
-        let deed = |plan: &Self| (plan.destructive, plan.clone, plan.replaces_count);
-        deed(self) == deed(shown) && self.replaces == shown.replaces && self.identity == shown.identity
+        let deed = |plan: &Self| (plan.destructive, plan.clone, plan.replaces_count, plan.alters_count);
+        let things = |plan: &Self| (plan.replaces.clone(), plan.alters.clone(), plan.identity.clone());
+        deed(self) == deed(shown) && things(self) == things(shown)
     }
 }
 
@@ -366,10 +371,12 @@ pub fn plan_restore(
         warnings: warnings(request, inventory, machine),
         replaces: inventory.occupied.clone(),
         replaces_count: inventory.occupied_count,
+        alters: inventory.alters.clone(),
+        alters_count: inventory.alters_count,
         needed_bytes: inventory.needed_bytes,
         free_bytes: inventory.free_bytes,
         identity: inventory.identity.clone(),
-        destructive: options.replace && inventory.occupied_count > 0,
+        destructive: options.replace && inventory.occupied_count + inventory.alters_count > 0,
         clone: makes_clone(to, machine.role) && is_clone(&point.facts, &inventory.identity),
     })
 }
@@ -416,6 +423,9 @@ fn warnings(request: &RestoreRequest<'_>, inventory: &TargetInventory, machine: 
     }
     if request.options.replace && inventory.occupied_count > 0 {
         warnings.push(format!("{} things that exist will be replaced", inventory.occupied_count));
+    }
+    if inventory.alters_count > 0 {
+        warnings.push(format!("{} things that exist will be altered where they stand", inventory.alters_count));
     }
     if let Some(problems) = request.snapshot.problems.filter(|count| *count > 0) {
         warnings.push(format!("the snapshot records {problems} problems: what was skipped then is not in it"));

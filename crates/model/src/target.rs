@@ -34,6 +34,11 @@ pub struct TargetInventory {
     pub occupied: Vec<String>,
     /// How many there are in all.
     pub occupied_count: u64,
+    /// What is there and would be altered where it stands, such as a role, with what would be other: at
+    /// most 100 examples.
+    pub alters: Vec<String>,
+    /// How many there are in all.
+    pub alters_count: u64,
     /// Room for new data, where it can be told.
     pub free_bytes: Option<u64>,
     /// Room that the restore needs, the copy beside the old data included.
@@ -83,11 +88,25 @@ pub struct Restored {
     pub problems: Vec<String>,
 }
 
+/// How much a comparison looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// What content there is: rows and large objects of a server. A restore looks at it, which tells by
+    /// itself what else is not as it was.
+    Content,
+    /// Also what the content is kept in: schema, sequences, rights, roles.
+    Whole,
+}
+
 /// The outcome of a comparison.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Verified {
     /// How many entries, tables or objects were compared.
     pub compared: u64,
+    /// The same by kind, in words: `rows of 12 tables`.
+    pub of: Vec<String>,
+    /// What was not compared or only in part, and what differs and may.
+    pub notes: Vec<String>,
     /// What differs, at most 1,000.
     pub differences: Vec<String>,
     /// How many differ in all.

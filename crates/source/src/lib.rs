@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use lifeboat_model::flow::{EntryReader, EntrySink, ReadError, RunContext, SinkError};
-pub use lifeboat_model::target::{Finding, RestoreOptions, Restored, TargetInventory, Verdict, Verified};
+pub use lifeboat_model::target::{Finding, RestoreOptions, Restored, Scope, TargetInventory, Verdict, Verified};
 use lifeboat_model::{EntryPath, RecoveryPoint};
 
 /// One datastore instance that is backed up.
@@ -78,6 +78,7 @@ pub trait Target: Send + Sync {
         &self,
         data: &dyn EntryReader,
         options: &RestoreOptions,
+        scope: Scope,
         ctx: &RunContext,
     ) -> Result<Verified, SourceError>;
 }

@@ -82,12 +82,13 @@ pub(crate) async fn verify(session: &Session, args: VerifyArgs) -> Result<Exit, 
     } else {
         let verified = &report.verified;
         output::text(&format!(
-            "{} compared with {}: {} compared, {} differ",
+            "{} compared with {}: {}, {} differ",
             output::snapshot(&report.snapshot, &running.config.time_zone),
             report.to,
-            verified.compared,
+            verified.of.join(", "),
             verified.difference_count
         ))?;
+        verified.notes.iter().for_each(|note| session.talk.note(note));
         tell_list(session, &verified.differences, verified.difference_count);
     }
     Ok(Exit::from_code(report.exit_code()))
@@ -98,7 +99,6 @@ fn access() -> ServerAccess {
     ServerAccess {
         password: environment("PGPASSWORD").map(SecretText::new),
         passfile: environment("PGPASSFILE").filter(|path| !path.is_empty()).map(Into::into),
-        tools_dir: None,
     }
 }
 
@@ -128,10 +128,15 @@ fn tell_plan(session: &Session, running: &Running, plan: &RestorePlan, asked: bo
 fn plan_text(plan: &RestorePlan, zone: &jiff::tz::TimeZone) -> String {
     let mut lines = vec![format!("restore {} to {}", output::snapshot(&plan.snapshot, zone), plan.to)];
     lines.extend(plan.steps.iter().map(|step| format!("  {}", output::one_line(step))));
-    if plan.replaces_count > 0 {
-        lines.push(format!("  replaces {}:", plan.replaces_count));
-        lines.extend(plan.replaces.iter().take(10).map(|what| format!("    {}", output::one_line(what))));
-        if plan.replaces_count > 10 {
+    for (verb, count, examples, shown) in [
+        ("replaces", plan.replaces_count, &plan.replaces, 10),
+        ("alters", plan.alters_count, &plan.alters, plan.alters.len()),
+    ] {
+        if count > 0 {
+            lines.push(format!("  {verb} {count}:"));
+            lines.extend(examples.iter().take(shown).map(|what| format!("    {}", output::one_line(what))));
+        }
+        if count > shown as u64 {
             lines.push("    ...".to_owned());
         }
     }
@@ -143,7 +148,7 @@ fn plan_text(plan: &RestorePlan, zone: &jiff::tz::TimeZone) -> String {
 fn told(report: &RestoreReport, zone: &jiff::tz::TimeZone) -> String {
     let Some(restored) = &report.restored else { return String::new() };
     let compared = report.verified.as_ref().map_or_else(String::new, |verified| {
-        format!("; {} compared, {} differ", verified.compared, verified.difference_count)
+        format!("; compared {}, {} differ", verified.of.join(", "), verified.difference_count)
     });
     format!(
         "restored {} to {}: {} entries, {}",

@@ -193,3 +193,47 @@ fn parts_are_typed_as_a_person_would_and_a_dry_run_says_what_the_run_would() {
     let refused = world.run(&["restore", "registry", "--to", &dir, "--rename", "events=x"]).expect(2);
     assert!(refused.err.contains("--rename events=x renames a database of a server"), "{}", refused.err);
 }
+
+#[test]
+fn a_plan_names_the_roles_that_a_replacement_alters_and_a_restore_those_that_it_keeps() {
+    let Some(world) = World::new("a_plan_names_the_roles") else { return };
+    world.run(&["backup"]).expect(0);
+    world.server.sql("postgres", "ALTER ROLE weak NOLOGIN CREATEDB");
+    let restore = |more: &[&str]| world.run(&[&["restore", "registry", "--to", "origin"][..], more].concat());
+    let alters = "  alters 1:\n    role \"weak\": NOCREATEDB, LOGIN\n";
+    let dry = restore(&["--replace", "--dry-run"]).expect(0);
+    assert!(dry.out.contains(alters) && dry.err.contains("1 things that exist will be altered"), "{dry:?}");
+    let asked = restore(&["--replace"]).expect(2);
+    assert!(asked.err.contains("role \"weak\": NOCREATEDB, LOGIN"), "{}", asked.err);
+    world.server.sql("postgres", "DROP DATABASE events");
+    let kept = restore(&["--yes"]).expect(3);
+    assert!(
+        kept.err.contains("role \"weak\" is kept as it is; in the snapshot it has NOCREATEDB, LOGIN"),
+        "{}",
+        kept.err
+    );
+    restore(&["--replace", "--yes"]).expect(0);
+    assert_eq!(
+        world.server.sql("postgres", "SELECT rolcanlogin, rolcreatedb FROM pg_roles WHERE rolname = 'weak'"),
+        "t|f"
+    );
+    let same = world.run(&["verify", "registry"]).expect(0).out;
+    assert!(
+        same.contains("rows of 1 tables, 0 large objects, ") && same.contains(" objects of the schema, 2 roles"),
+        "{same}"
+    );
+    world.server.sql("events", "DROP VIEW app.named");
+    let differs = world.run(&["verify", "registry"]).expect(1);
+    assert!(differs.err.contains("database \"events\": view app.named is not there"), "{}", differs.err);
+}
+
+#[test]
+fn the_tools_of_the_source_serve_a_restore_to_any_server() {
+    let Some(world) = World::new("the_tools_of_the_source_serve") else { return };
+    world.run(&["backup"]).expect(0);
+    world.configure("postgres", &format!(", toolsDir: {}", world.dir.path().join("tools").display()));
+    let url = format!("postgres://postgres@127.0.0.1:{}/", world.server.port());
+    let refused = world.run(&["restore", "registry", "--to", &url, "--rename", "events=copy", "--yes"]).expect(1);
+    assert!(refused.err.contains("has no pg_dump and pg_restore that run"), "{}", refused.err);
+    assert_eq!(world.server.sql("postgres", "SELECT count(*) FROM pg_database WHERE datname LIKE 'copy%'"), "0");
+}

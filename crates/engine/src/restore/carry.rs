@@ -8,7 +8,7 @@
 
 use lifeboat_model::flow::{EntryReader, RunContext};
 use lifeboat_model::restore::{Destination, Machine, RestorePlan, RestoreRequest, plan_restore};
-use lifeboat_model::target::{Restored, Verified};
+use lifeboat_model::target::{Restored, Scope, Verified};
 use lifeboat_source::Target;
 use serde::Serialize;
 
@@ -153,9 +153,9 @@ pub async fn carry_out(
         Destination::Dir(_) => false,
     };
     let verified = if verified {
-        run.monitor.begin("comparing counts", None);
+        run.monitor.begin("comparing content", None);
         let what = format!("comparing {to} with the snapshot");
-        Some(target.verify(data, options, run).await.map_err(JobError::source(what))?)
+        Some(target.verify(data, options, Scope::Content, run).await.map_err(JobError::source(what))?)
     } else {
         None
     };

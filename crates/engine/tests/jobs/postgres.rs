@@ -2,7 +2,6 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use lifeboat_engine::datastore::ServerAccess;
 use lifeboat_engine::restore::{Answer, Mode, To, restore};
 use lifeboat_engine::{Host, JobError};
 use lifeboat_model::config::{
@@ -75,7 +74,6 @@ async fn the_own_server_is_known_by_its_identifier_whatever_the_url() {
     // Another spelling of the same server.
     let url = server.url().replace("127.0.0.1", "localhost");
     let mut ask = Site::ask("registry", To::Server(SecretUrl::new(url)));
-    ask.access = ServerAccess { tools_dir: Some(server.client_bin()), ..ServerAccess::default() };
     ask.options.replace = true;
     let error = site.restore(&ask).await.expect_err("the own stack");
     assert!(matches!(error, JobError::Plan(PlanError::OwnStack { .. })), "{}", error.chain());
@@ -88,8 +86,7 @@ async fn a_clone_on_another_server_may_not_write_the_history_of_its_origin() {
     let Some(scratch) = PostgresServer::start("engine_clone", 15) else { return };
     let mut site = site(&server).await;
     assert_eq!(site.backup().await.exit_code(), 0);
-    let mut ask = Site::ask("registry", To::Server(SecretUrl::new(scratch.url())));
-    ask.access = ServerAccess { tools_dir: Some(server.client_bin()), ..ServerAccess::default() };
+    let ask = Site::ask("registry", To::Server(SecretUrl::new(scratch.url())));
     let report = site.restore(&ask).await.unwrap_or_else(|error| panic!("{}", error.chain()));
     assert!(report.plan.clone, "{report:?}");
     assert_eq!(births(&scratch), births(&server));

@@ -196,6 +196,21 @@ fn an_occupied_target_needs_replace() {
 }
 
 #[test]
+fn what_is_altered_where_it_stands_is_a_deed_and_a_yes_holds_for_what_was_shown() {
+    let mut case = case();
+    case.options.replace = true;
+    let shown = case.plan().expect("a plan");
+    assert!(!shown.destructive);
+    case.inventory.alters = vec!["role app: another password".to_owned()];
+    case.inventory.alters_count = 1;
+    let plan = case.plan().expect("a plan");
+    assert!(plan.destructive && !plan.destroys_the_same(&shown));
+    assert_eq!(plan.warnings, ["1 things that exist will be altered where they stand"]);
+    case.inventory.alters = vec!["role app: SUPERUSER".to_owned()];
+    assert!(!case.plan().expect("a plan").destroys_the_same(&plan), "another role, or another change of it");
+}
+
+#[test]
 fn missing_space_and_an_older_server_are_refused_even_with_replace() {
     let mut full = case();
     full.options.replace = true;

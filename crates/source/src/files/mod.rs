@@ -51,7 +51,7 @@ use async_trait::async_trait;
 use lifeboat_model::flow::{EntryReader, EntrySink, RunContext};
 use lifeboat_model::{EntryPath, RecoveryPoint};
 
-use lifeboat_model::target::{Finding, RestoreOptions, Restored, TargetInventory, Verified};
+use lifeboat_model::target::{Finding, RestoreOptions, Restored, Scope, TargetInventory, Verified};
 
 use crate::{Source, SourceError, Target};
 use patterns::Patterns;
@@ -203,6 +203,7 @@ impl Target for FilesTarget {
         &self,
         data: &dyn EntryReader,
         options: &RestoreOptions,
+        _scope: Scope,
         ctx: &RunContext,
     ) -> Result<Verified, SourceError> {
         verify::run(&self.root(), data, options, ctx).await

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lifeboat_model::flow::RunContext;
-use lifeboat_model::target::{RestoreOptions, Restored};
+use lifeboat_model::target::{RestoreOptions, Restored, Scope};
 use lifeboat_model::{EntryKind, EntryMeta, EntryPath};
 use lifeboat_testkit::context::run_context;
 use lifeboat_testkit::snapshot::{FakeSink, FakeSnapshot, SinkFaults};

@@ -65,6 +65,7 @@ pub(super) async fn run(
     work.and(walk)?;
     let mut verified = run.found.into_inner().unwrap_or_else(PoisonError::into_inner);
     verified.differences.sort();
+    verified.of = vec![format!("metadata and content of {} entries", verified.compared)];
     Ok(verified)
 }
 

@@ -16,13 +16,13 @@ use jiff::Timestamp;
 use lifeboat_model::flow::{Body, EntrySink, RunContext, Shape, SinkError};
 use lifeboat_model::{EntryKind, EntryMeta, EntryPath, RecoveryPoint};
 
-use super::client::{MAY_READ_ALL, Server, Session, database_argument, denied, failure};
+use super::client::{Server, Session, denied, failure};
 use super::data::{LARGE_OBJECT_PIECE, LargeObjectBody, ReadingFailed, TableBody, Watch, large_object_piece, shaped};
 use super::layout::{self, Counts, TableCount};
-use super::toc::{Toc, TocEntry, TocReader};
+use super::toc::{Toc, TocEntry};
 use super::tool::Tools;
 use super::version::{SERVER_MAJORS, major_of};
-use super::{PostgresConfig, globals};
+use super::{PostgresConfig, globals, structure};
 use crate::SourceError;
 
 /// How many tables one statement locks.
@@ -156,7 +156,7 @@ impl Dump<'_> {
         let snapshot = leader.text("SELECT pg_catalog.pg_export_snapshot()", "exporting a snapshot").await?;
         let tables = self.tables(&leader).await?;
         self.lock(&leader, &tables).await?;
-        let mut toc = self.structure(&leader, &snapshot).await?;
+        let mut toc = structure::read(self.server, self.tools, &leader, &snapshot, self.ctx).await?;
         toc.name_files();
 
         let root = layout::directory(self.database).map_err(|error| SourceError::Config {
@@ -253,36 +253,6 @@ impl Dump<'_> {
             })?;
         }
         Ok(())
-    }
-
-    /// The table of contents, from the beginning of what `pg_dump` writes.
-    async fn structure(&self, leader: &Session, snapshot: &str) -> Result<Toc, SourceError> {
-        let failed = |error: Box<dyn std::error::Error + Send + Sync>| SourceError::Failed {
-            what: format!("reading the structure of database {:?} failed", self.database),
-            hint: Some(hint_of_dump(&error.to_string()).to_owned()),
-            source: Some(error),
-        };
-        // Everything in UTF-8, so that names mean the same everywhere; SQL_ASCII has no meaning to keep.
-        let encoding = leader.text("SHOW server_encoding", "asking for the encoding").await?;
-        let encoding = if encoding == "SQL_ASCII" { "SQL_ASCII" } else { "UTF8" };
-        let mut command = self.server.tool(&self.tools.path("pg_dump"), self.database);
-        command = command.args(["--format=custom", "--compress=0", "--no-password"]);
-        command = command.arg(format!("--snapshot={snapshot}")).arg(format!("--encoding={encoding}"));
-        command = command.arg("-d").arg(database_argument(self.database));
-        let mut dump = command.start().map_err(|error| failed(Box::new(error)))?;
-        let mut reader = TocReader::default();
-        loop {
-            if self.ctx.cancel.is_cancelled() {
-                return Err(SourceError::Cancelled);
-            }
-            let chunk = dump.chunk().await.map_err(|error| failed(Box::new(error)))?;
-            let Some(chunk) = chunk else { return Err(failed("pg_dump ended before its table of contents".into())) };
-            if let Some(toc) = reader.feed(&chunk).map_err(|error| failed(Box::new(error)))? {
-                // What follows is data, which is read otherwise.
-                dump.kill().await;
-                return Ok(toc);
-            }
-        }
     }
 
     /// What has to be read, the largest table first, how many large objects there are, and about
@@ -415,17 +385,6 @@ fn of_server(error: SourceError) -> SourceError {
             source: Some(Box::new(failed.source)),
         },
         Err(source) => SinkError::Body { path, source }.into(),
-    }
-}
-
-/// What to do about what `pg_dump` complained of.
-fn hint_of_dump(complaint: &str) -> &'static str {
-    if complaint.contains("permission denied") {
-        MAY_READ_ALL
-    } else if complaint.contains("signal: ") {
-        "pg_dump was ended from outside, perhaps for lack of memory: the system's log tells; run the backup again"
-    } else {
-        "`lifeboat doctor` looks at the tools and the role's rights"
     }
 }
 

@@ -294,7 +294,12 @@ impl ServerError {
 
 /// What a role that backs up is told where the server says that it may not.
 pub(super) fn denied(error: &tokio_postgres::Error) -> Option<&'static str> {
-    (error.code() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE)).then_some(MAY_READ_ALL)
+    may_not(error).then_some(MAY_READ_ALL)
+}
+
+/// Whether the server refused for lack of rights.
+pub(super) fn may_not(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE)
 }
 
 /// What a role needs that backs up.

@@ -4,11 +4,12 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::archive::Archive;
-use super::client::{ServerError, database_argument};
+use super::client::database_argument;
+use super::done::Done;
 use super::restore::{SCRIPT_BYTES_MAX, Work};
 use super::toc::{Section, Toc, TocEntry, text};
 use super::{layout, load, sql, swap};
-use crate::{Restored, SourceError};
+use crate::SourceError;
 
 impl Work<'_> {
     /// Restores a whole database under a temporary name and then gives it its place.
@@ -17,7 +18,7 @@ impl Work<'_> {
         archive: &Archive<'_>,
         to: &str,
         there: bool,
-        out: &mut Restored,
+        out: &mut Done,
     ) -> Result<(), SourceError> {
         let temporary = swap::temporary_name(to)?;
         self.create(archive, &temporary, out).await?;
@@ -37,12 +38,7 @@ impl Work<'_> {
     }
 
     /// Makes an empty database of this name with the encoding, locale and owner of the archive's.
-    pub(super) async fn create(
-        &self,
-        archive: &Archive<'_>,
-        name: &str,
-        out: &mut Restored,
-    ) -> Result<(), SourceError> {
+    pub(super) async fn create(&self, archive: &Archive<'_>, name: &str, out: &mut Done) -> Result<(), SourceError> {
         let entry = archive.toc.entries.iter().find(|entry| entry.is("DATABASE"));
         let definition = entry.map(|entry| entry.definition_text()).transpose();
         let definition = definition.map_err(|error| SourceError::at(&archive.root, error))?.unwrap_or_default();
@@ -64,14 +60,13 @@ impl Work<'_> {
         if let Some(owner) = owner.filter(|owner| !owner.is_empty()) {
             let statement = format!("ALTER DATABASE {} OWNER TO {}", sql::ident(name), sql::ident(owner));
             if let Err(error) = self.admin.client().batch_execute(&statement).await {
-                let why = ServerError::from(error);
-                out.problems.push(format!("database {:?} does not belong to {owner:?}: {why}", archive.database));
+                out.failed(&format!("owner {owner:?} of database {:?}", archive.database), error);
             }
         }
         Ok(())
     }
 
-    async fn fill(&self, archive: &Archive<'_>, database: &str, out: &mut Restored) -> Result<(), SourceError> {
+    async fn fill(&self, archive: &Archive<'_>, database: &str, out: &mut Done) -> Result<(), SourceError> {
         let mut toc = archive.toc.clone();
         self.known.fit(&mut toc, &mut out.problems);
         let scratch = self.write_toc(&toc)?;
@@ -122,7 +117,7 @@ impl Work<'_> {
 
     /// Settings, rights and comment of the database itself, which `pg_restore` leaves out where it
     /// does not make the database.
-    async fn properties(&self, archive: &Archive<'_>, name: &str, out: &mut Restored) -> Result<(), SourceError> {
+    async fn properties(&self, archive: &Archive<'_>, name: &str, out: &mut Done) -> Result<(), SourceError> {
         let of_database = |tag: &str| tag.starts_with("DATABASE ");
         for entry in &archive.toc.entries {
             let tag = text(&entry.tag).unwrap_or_default();
@@ -133,8 +128,7 @@ impl Work<'_> {
             let definition = entry.definition_text().map_err(|error| SourceError::at(&archive.root, error))?;
             for statement in sql::statements(&sql::rename_database(definition, &archive.database, name)) {
                 if let Err(error) = self.admin.client().batch_execute(&statement).await {
-                    let why = ServerError::from(error);
-                    out.problems.push(format!("a setting or right of database {:?}: {why}", archive.database));
+                    out.failed(&format!("a setting or right of database {:?}", archive.database), error);
                 }
             }
         }

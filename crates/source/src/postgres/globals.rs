@@ -3,17 +3,19 @@
 //! `pg_dumpall --globals-only` writes them as a script, which is the entry `globals.sql`. A restore
 //! runs its statements one by one and decides for each by what is there already.
 
-use std::collections::BTreeSet;
-
-use lifeboat_model::flow::{EntrySink, RunContext};
+use bytes::Bytes;
+use lifeboat_model::flow::{Cancel, EntrySink, RunContext};
 use lifeboat_model::{EntryKind, EntryMeta, EntryPath};
 
-use super::client::{Server, ServerError, Session, database_argument};
+use super::client::{Server, Session, database_argument};
 use super::data::shaped;
 use super::sql::{self, Token};
 use super::tool::Tools;
 use super::{GLOBALS, RolePasswords};
 use crate::SourceError;
+
+pub(super) mod restore;
+pub(super) mod roles;
 
 /// The largest script that is read: a hundred thousand roles.
 pub(super) const GLOBALS_BYTES_MAX: usize = 32 << 20;
@@ -31,19 +33,8 @@ pub(super) async fn back_up(
     ctx: &RunContext,
 ) -> Result<(), SourceError> {
     let path = EntryPath::new(GLOBALS).expect("a good path");
-    let readable = "SELECT pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'SELECT')::text";
-    let readable = session.text(readable, "looking at the rights on pg_authid").await? == "true";
-    let mut command = server.tool(&tools.path("pg_dumpall"), session.database());
-    command = command.args(["--globals-only", "--no-password"]);
-    command = command.arg("-d").arg(database_argument(session.database()));
-    if passwords == RolePasswords::Omit || !readable {
-        command = command.arg("--no-role-passwords");
-    }
-    let script = command.run(GLOBALS_BYTES_MAX, &ctx.cancel).await.map_err(|error| SourceError::Failed {
-        what: format!("reading roles and tablespaces of {} failed", server.url),
-        hint: None,
-        source: Some(Box::new(error)),
-    })?;
+    let readable = passwords_readable(session).await?;
+    let script = read(server, session, tools, passwords == RolePasswords::Keep && readable, &ctx.cancel).await?;
     let script = match std::str::from_utf8(&script) {
         Ok(text) => repeatable(text).into(),
         Err(_) => script,
@@ -61,6 +52,36 @@ pub(super) async fn back_up(
     }
     ctx.monitor.entries(1);
     Ok(())
+}
+
+/// Whether the role that is connected may read the passwords of roles.
+pub(super) async fn passwords_readable(session: &Session) -> Result<bool, SourceError> {
+    let readable = "SELECT pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'SELECT')::text";
+    Ok(session.text(readable, "looking at the rights on pg_authid").await? == "true")
+}
+
+/// The script of what the server has now.
+///
+/// # Errors
+/// [`SourceError::Failed`] where `pg_dumpall` fails.
+pub(super) async fn read(
+    server: &Server,
+    session: &Session,
+    tools: &Tools,
+    passwords: bool,
+    cancel: &Cancel,
+) -> Result<Bytes, SourceError> {
+    let mut command = server.tool(&tools.path("pg_dumpall"), session.database());
+    command = command.args(["--globals-only", "--no-password"]);
+    command = command.arg("-d").arg(database_argument(session.database()));
+    if !passwords {
+        command = command.arg("--no-role-passwords");
+    }
+    command.run(GLOBALS_BYTES_MAX, cancel).await.map_err(|error| SourceError::Failed {
+        what: format!("reading roles and tablespaces of {} failed", server.url),
+        hint: None,
+        source: Some(Box::new(error)),
+    })
 }
 
 /// The script with a `CREATE ROLE` that does not fail where the role is there, as the first superuser
@@ -102,153 +123,6 @@ fn made_unless_there(words: &[Token<'_>]) -> Option<String> {
     let [Token::Word("DO"), Token::Text(block)] = words else { return None };
     let (statement, _) = block.split_once("$BEGIN ")?.1.rsplit_once("; EXCEPTION WHEN duplicate_object")?;
     statement.starts_with("CREATE ROLE ").then(|| statement.to_owned())
-}
-
-/// What a restore of the script did.
-#[derive(Debug, Default)]
-pub(super) struct Applied {
-    /// What is not as it was.
-    pub(super) problems: Vec<String>,
-    /// Tablespaces that the server does not have after it; their tables go to the default one.
-    pub(super) missing_tablespaces: BTreeSet<String>,
-}
-
-/// Runs the script, statement by statement.
-///
-/// A role that is not there is made with everything that belongs to it. One that is there stays as
-/// it is unless `replace`; the role that restores is never altered, so that it cannot lock itself
-/// out. No role is ever removed.
-///
-/// # Errors
-/// [`SourceError::Failed`] where a role cannot be made.
-pub(super) async fn restore(session: &Session, script: &str, replace: bool) -> Result<Applied, SourceError> {
-    let names = async |query: &str| -> Result<BTreeSet<String>, SourceError> {
-        let rows = session.rows(query, "listing roles and tablespaces").await?;
-        Ok(rows.iter().map(|row| row.get(0)).collect())
-    };
-    let mut applying = Applying {
-        session,
-        replace,
-        roles: names("SELECT rolname::text FROM pg_catalog.pg_roles").await?,
-        tablespaces: names("SELECT spcname::text FROM pg_catalog.pg_tablespace").await?,
-        own: session.text("SELECT current_user::text", "asking who I am").await?,
-        made: BTreeSet::new(),
-        applied: Applied::default(),
-    };
-    for statement in sql::statements(script) {
-        applying.statement(&statement).await?;
-    }
-    Ok(applying.applied)
-}
-
-struct Applying<'a> {
-    session: &'a Session,
-    replace: bool,
-    roles: BTreeSet<String>,
-    tablespaces: BTreeSet<String>,
-    own: String,
-    /// Roles and tablespaces that this restore made.
-    made: BTreeSet<(Kind, String)>,
-    applied: Applied,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
-    Role,
-    Tablespace,
-}
-
-impl Applying<'_> {
-    async fn statement(&mut self, statement: &str) -> Result<(), SourceError> {
-        let words = sql::words(statement);
-        if let Some(made) = made_unless_there(&words) {
-            return Box::pin(self.statement(&made)).await;
-        }
-        let word = |at: usize| words.get(at).map(|word| word.raw().to_ascii_uppercase()).unwrap_or_default();
-        let name = |at: usize| words.get(at).and_then(|word| word.name()).unwrap_or_default();
-        match (word(0).as_str(), word(1).as_str()) {
-            ("SET" | "SELECT", _) => Ok(()),
-            ("CREATE", "ROLE") => self.create_role(statement, name(2)).await,
-            ("CREATE", "TABLESPACE") => self.create_tablespace(statement, name(2)).await,
-            ("ALTER", "ROLE") => {
-                let role = name(2);
-                let wanted = role != self.own && (self.replace || self.is_made(Kind::Role, &role));
-                self.run_if(wanted, statement, &format!("role {role:?}")).await
-            }
-            ("ALTER", "TABLESPACE") => {
-                let wanted = self.is_made(Kind::Tablespace, &name(2));
-                self.run_if(wanted, statement, &format!("tablespace {:?}", name(2))).await
-            }
-            ("COMMENT" | "SECURITY", _) => {
-                let at = words.iter().position(|word| word.raw().eq_ignore_ascii_case("ON")).unwrap_or(0);
-                let kind = if word(at + 1) == "TABLESPACE" { Kind::Tablespace } else { Kind::Role };
-                let wanted = self.is_made(kind, &name(at + 2)) || self.replace && kind == Kind::Role;
-                self.run_if(wanted, statement, &format!("comment or label of {:?}", name(at + 2))).await
-            }
-            ("GRANT" | "REVOKE", _) => self.grant(statement, &words).await,
-            _ => self.run_if(true, statement, &format!("{} {}", word(0), word(1))).await,
-        }
-    }
-
-    fn is_made(&self, kind: Kind, name: &str) -> bool {
-        self.made.contains(&(kind, name.to_owned()))
-    }
-
-    async fn create_role(&mut self, statement: &str, role: String) -> Result<(), SourceError> {
-        if self.roles.contains(&role) {
-            return Ok(());
-        }
-        self.session.run(statement, &format!("making role {role:?}")).await?;
-        self.roles.insert(role.clone());
-        self.made.insert((Kind::Role, role));
-        Ok(())
-    }
-
-    async fn create_tablespace(&mut self, statement: &str, tablespace: String) -> Result<(), SourceError> {
-        if self.tablespaces.contains(&tablespace) {
-            return Ok(());
-        }
-        if let Err(error) = self.session.client().batch_execute(statement).await {
-            let why = ServerError::from(error);
-            let text = format!("tablespace {tablespace:?} could not be made, the default one is used: {why}");
-            self.applied.problems.push(text);
-            self.applied.missing_tablespaces.insert(tablespace);
-        } else {
-            self.made.insert((Kind::Tablespace, tablespace));
-        }
-        Ok(())
-    }
-
-    /// A membership, or a right on a tablespace or a parameter.
-    async fn grant(&mut self, statement: &str, words: &[Token<'_>]) -> Result<(), SourceError> {
-        let find = |wanted: &str| words.iter().position(|word| word.raw().eq_ignore_ascii_case(wanted));
-        let name = |at: usize| words.get(at).and_then(|word| word.name()).unwrap_or_default();
-        if let Some(on) = find("ON") {
-            let tablespace = words.get(on + 1).is_some_and(|word| word.raw().eq_ignore_ascii_case("TABLESPACE"));
-            let wanted = !tablespace || self.is_made(Kind::Tablespace, &name(on + 2));
-            return self.run_if(wanted, statement, &format!("rights on {:?}", name(on + 2))).await;
-        }
-        let (role, member) = (name(1), find("TO").map(|to| name(to + 1)).unwrap_or_default());
-        let made = self.is_made(Kind::Role, &role) || self.is_made(Kind::Role, &member);
-        if !(made || self.replace) {
-            return Ok(());
-        }
-        if self.session.client().batch_execute(statement).await.is_ok() {
-            return Ok(());
-        }
-        // The grantor may have no such right here, as where the first superuser has another name.
-        let granted = statement.rfind(" GRANTED BY ").map_or(statement, |at| &statement[..at]);
-        self.run_if(true, granted, &format!("membership of {member:?} in {role:?}")).await
-    }
-
-    /// Runs a statement whose failure is a problem and no error. The statement may hold a password
-    /// and is never shown.
-    async fn run_if(&mut self, wanted: bool, statement: &str, what: &str) -> Result<(), SourceError> {
-        if wanted && let Err(error) = self.session.client().batch_execute(statement).await {
-            self.applied.problems.push(format!("{what} is not as it was: {}", ServerError::from(error)));
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

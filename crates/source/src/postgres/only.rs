@@ -125,6 +125,13 @@ const ATTACHED: [&str; 10] = [
 /// Bear the name of their table before their own.
 const OF_TABLE: [&str; 8] =
     ["DEFAULT", "CONSTRAINT", "CHECK CONSTRAINT", "FK CONSTRAINT", "TRIGGER", "RULE", "POLICY", "ROW SECURITY"];
+
+/// Whether it belongs to another object and has no owner of its own.
+pub(super) fn is_attached(entry: &TocEntry) -> bool {
+    let others = ["TABLE ATTACH", "INDEX ATTACH", "DEFAULT ACL", "DATABASE PROPERTIES"];
+    kind_in(entry, &ATTACHED) || kind_in(entry, &OF_TABLE) || kind_in(entry, &others)
+}
+
 pub(super) fn kind_in(entry: &TocEntry, kinds: &[&str]) -> bool {
     kinds.iter().any(|kind| entry.is(kind))
 }

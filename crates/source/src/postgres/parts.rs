@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::archive::Archive;
 use super::client::{Session, failure};
+use super::done::Done;
 use super::load::{self, Loaded};
 use super::only::{self, RELATIONS, Selection, kind_in, name_of};
 use super::replace::{drop_existing, in_use, quoted};
@@ -18,7 +19,7 @@ use super::roles::Known;
 use super::sql::{self, ident, literal};
 use super::swap;
 use super::toc::{Section, Toc, TocEntry, text};
-use crate::{Finding, Restored, SourceError, Verdict};
+use crate::{Finding, SourceError, Verdict};
 
 /// Needed first; taken along where they are missing.
 const NEEDED: [&str; 18] = [
@@ -270,7 +271,7 @@ pub(super) async fn restore(
     to: &str,
     there: bool,
     selection: &Selection,
-    out: &mut Restored,
+    out: &mut Done,
 ) -> Result<(), SourceError> {
     if there {
         return in_one_transaction(work, archive, to, selection, out).await;
@@ -295,7 +296,7 @@ async fn in_one_transaction(
     archive: &Archive<'_>,
     database: &str,
     selection: &Selection,
-    out: &mut Restored,
+    out: &mut Done,
 ) -> Result<(), SourceError> {
     let session = work.server.connect(database).await?;
     session.prepare_exact_values().await?;

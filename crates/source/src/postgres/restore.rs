@@ -10,27 +10,31 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use lifeboat_model::flow::{EntryReader, RunContext};
+use lifeboat_model::flow::{Cancel, EntryReader, RunContext};
 
 use super::archive::{self, Archive};
 use super::backup::Facts;
 use super::client::{Server, Session};
+use super::done::Done;
+use super::globals::roles::{self, Leave, Roles, RolesPlan};
 use super::only::{self, Selection};
 use super::roles::Known;
 use super::toc::{Toc, text};
 use super::tool::Tools;
 use super::{PostgresConfig, globals, layout, parts, replace, swap, verify};
-use crate::{Finding, RestoreOptions, Restored, SourceError, Target, TargetInventory, Verdict, Verified};
+use crate::{Finding, RestoreOptions, Restored, Scope, SourceError, Target, TargetInventory, Verdict, Verified};
 
 /// The most that `pg_restore` may print where its output is read.
 pub(super) const SCRIPT_BYTES_MAX: usize = 64 << 20;
 /// How many things in the way are named.
 const EXAMPLES_MAX: usize = 100;
+/// How many roles of a kind a plan names.
+const ROLES_SHOWN: usize = 20;
 
 /// A server that databases go back to.
 #[derive(Debug)]
 pub struct PostgresTarget {
-    config: PostgresConfig,
+    pub(super) config: PostgresConfig,
     pub(super) server: Server,
 }
 
@@ -50,7 +54,7 @@ pub(super) struct Work<'a> {
     pub(super) server: &'a Server,
     /// A session on a database that is not touched.
     pub(super) admin: &'a Session,
-    pub(super) tools: Tools,
+    pub(super) tools: &'a Tools,
     pub(super) major: u32,
     pub(super) jobs: usize,
     pub(super) replace: bool,
@@ -103,7 +107,7 @@ impl PostgresTarget {
     }
 
     /// A session on a database that the restore does not touch.
-    async fn admin(&self, aims: &[Aim]) -> Result<Session, SourceError> {
+    pub(super) async fn admin(&self, aims: &[Aim]) -> Result<Session, SourceError> {
         let own = &self.server.url.database;
         let touched = |name: &str| aims.iter().any(|aim| aim.to == name);
         let candidates = [own.as_str(), "postgres", "template1"];
@@ -118,6 +122,23 @@ impl PostgresTarget {
             0 => self.config.jobs.max(std::thread::available_parallelism().map_or(1, usize::from)),
             jobs => jobs,
         }
+    }
+
+    /// The tools that bring back what `pg_dump` of one version wrote of a server of another. A dump goes
+    /// into servers of its own version and newer ones.
+    async fn tools(&self, (server, dump): (u32, u32), facts: &Facts, cancel: &Cancel) -> Result<Tools, SourceError> {
+        if facts.major < server {
+            let what = format!("the backup is of PostgreSQL {server}, the server is {}, which is older", facts.version);
+            return Err(SourceError::Config { what, hint: Some(format!("restore into PostgreSQL {server} or newer")) });
+        }
+        Tools::find(facts.major.max(dump), &self.config.tool_dirs, cancel).await
+    }
+
+    /// The roles of the server as they are now.
+    pub(super) async fn roles(&self, admin: &Session, tools: &Tools, cancel: &Cancel) -> Result<Roles, SourceError> {
+        let passwords = globals::passwords_readable(admin).await?;
+        let script = globals::read(&self.server, admin, tools, passwords, cancel).await?;
+        Ok(Roles::parse(&String::from_utf8_lossy(&script), passwords))
     }
 
     /// A session on the database that is aimed at, where it is there.
@@ -190,8 +211,20 @@ impl Target for PostgresTarget {
         out.identity = facts.identity();
         out.free_bytes = swap::free_bytes(&admin, &self.server).await;
         let known = Known::of(&admin).await?;
-        if aims.iter().any(|aim| aim.parts.is_none()) {
-            out.steps.push("make the roles and tablespaces that are missing".to_owned());
+        match self.tools(newest(data, &aims).await?, &facts, &Cancel::default()).await {
+            Ok(tools) if aims.iter().any(|aim| aim.parts.is_none()) => {
+                let script = archive::globals(data).await?;
+                let now = self.roles(&admin, &tools, &Cancel::default()).await?;
+                let plan = roles::plan(&Roles::parse(&script, true), &now, &leave(&admin, options).await?, |role| {
+                    !known.lacks(role)
+                });
+                tell_roles(plan, &mut out);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let hint = error.hint().map(str::to_owned);
+                out.refusals.push(Finding { verdict: Verdict::Bad, what: error.to_string(), hint });
+            }
         }
         if !options.only.is_empty() || renames_only(options) {
             let globals = std::iter::once(super::GLOBALS).map(lifeboat_model::EntryPath::new);
@@ -210,9 +243,6 @@ impl Target for PostgresTarget {
         let present = swap::databases(&admin).await?;
         for aim in &aims {
             let archive = Archive::open(data, &aim.from).await?;
-            if let Err(finding) = version_fits(&archive.toc, &facts) {
-                out.refusals.push(finding);
-            }
             let session = self.session(aim, present.contains(&aim.to)).await?;
             look(aim, &archive, session.as_ref(), &known, options, &mut out).await?;
             if let Some(session) = session {
@@ -235,16 +265,21 @@ impl Target for PostgresTarget {
         let aims = self.aims(data, options).await?;
         let admin = self.admin(&aims).await?;
         let facts = Facts::of(&admin).await?;
+        let tools = self.tools(newest(data, &aims).await?, &facts, &ctx.cancel).await?;
         swap::begin(&admin).await?;
-        let mut out = Restored::default();
+        let leave = leave(&admin, options).await?;
+        let mut out = Done::default();
         let mut missing_tablespaces = false;
         if aims.iter().any(|aim| aim.parts.is_none()) {
             let script = archive::globals(data).await?;
-            // Who asked for one database does not mean to change the roles of the others.
-            let replace = options.replace && options.only.is_empty() && !renames_only(options);
-            let applied = globals::restore(&admin, &script, replace).await?;
-            missing_tablespaces = !applied.missing_tablespaces.is_empty();
-            out.problems.extend(applied.problems);
+            let now = self.roles(&admin, &tools, &ctx.cancel).await?;
+            if is_whole(options) {
+                let known = Known::of(&admin).await?;
+                let plan = roles::plan(&Roles::parse(&script, true), &now, &leave, |role| !known.lacks(role));
+                out.problems.extend(plan.keep);
+            }
+            let missing = globals::restore::restore(&admin, &script, now, &leave, &mut out).await?;
+            missing_tablespaces = !missing.is_empty();
             out.entries += 1;
             out.bytes += script.len() as u64;
         }
@@ -254,14 +289,10 @@ impl Target for PostgresTarget {
                 return Err(SourceError::Cancelled);
             }
             let archive = Archive::open(data, &aim.from).await?;
-            if let Err(finding) = version_fits(&archive.toc, &facts) {
-                return Err(SourceError::Config { what: finding.what, hint: finding.hint });
-            }
-            let major = facts.major.max(archive.toc.dump_major().unwrap_or_default());
             let work = Work {
                 server: &self.server,
                 admin: &admin,
-                tools: Tools::find(major, &self.config.tool_dirs, &ctx.cancel).await?,
+                tools: &tools,
                 major: facts.major,
                 jobs: self.jobs(options),
                 replace: options.replace,
@@ -289,16 +320,17 @@ impl Target for PostgresTarget {
             done.map_err(|error| if ctx.cancel.is_cancelled() { SourceError::Cancelled } else { error })?;
         }
         admin.close().await;
-        Ok(out)
+        Ok(out.restored(&leave.own))
     }
 
     async fn verify(
         &self,
         data: &dyn EntryReader,
         options: &RestoreOptions,
+        scope: Scope,
         ctx: &RunContext,
     ) -> Result<Verified, SourceError> {
-        verify::run(self, data, options, ctx).await
+        verify::run(self, data, options, scope, ctx).await
     }
 }
 
@@ -313,13 +345,52 @@ fn missing_extensions<'a>(toc: &'a Toc, available: &'a BTreeSet<String>) -> impl
     })
 }
 
-/// A dump goes into servers of its own version and newer ones.
-fn version_fits(toc: &Toc, facts: &Facts) -> Result<(), Finding> {
-    let from = toc.server_major().unwrap_or_default();
-    if facts.major >= from {
-        return Ok(());
+/// Whether everything of the snapshot is meant.
+pub(super) fn is_whole(options: &RestoreOptions) -> bool {
+    options.only.is_empty() && options.rename.is_empty()
+}
+
+pub(super) async fn own_role(session: &Session) -> Result<String, SourceError> {
+    session.text("SELECT current_user::text", "asking who I am").await
+}
+
+/// Who asked for one database does not mean to change the roles of the others.
+async fn leave(admin: &Session, options: &RestoreOptions) -> Result<Leave, SourceError> {
+    let own = own_role(admin).await?;
+    Ok(Leave { own, alter: options.replace && options.only.is_empty() && !renames_only(options) })
+}
+
+/// The newest versions of the server and of `pg_dump` among the databases of a snapshot.
+async fn newest(data: &dyn EntryReader, aims: &[Aim]) -> Result<(u32, u32), SourceError> {
+    let mut newest = (0, 0);
+    for aim in aims {
+        let toc = Archive::open(data, &aim.from).await?.toc;
+        newest.0 = newest.0.max(toc.server_major().unwrap_or_default());
+        newest.1 = newest.1.max(toc.dump_major().unwrap_or_default());
     }
-    let what = format!("the backup is of PostgreSQL {from}, the server is {}, which is older", facts.version);
-    let hint = Some(format!("restore into PostgreSQL {from} or newer"));
-    Err(Finding { verdict: Verdict::Bad, what, hint })
+    Ok(newest)
+}
+
+/// Says in the plan what happens to which role.
+fn tell_roles(plan: RolesPlan, out: &mut TargetInventory) {
+    let mut step = |lines: Vec<String>| {
+        let more = lines.len().saturating_sub(ROLES_SHOWN);
+        out.steps.extend(lines.into_iter().take(ROLES_SHOWN));
+        if more > 0 {
+            out.steps.push(format!("... and {more} more roles like these"));
+        }
+    };
+    if plan.make.is_empty() {
+        step(vec!["make the tablespaces that are missing; every role is there".to_owned()]);
+    } else {
+        let names: Vec<String> = plan.make.iter().take(ROLES_SHOWN).map(|role| format!("{role:?}")).collect();
+        let more = if plan.make.len() > ROLES_SHOWN { ", ..." } else { "" };
+        let roles = format!("make {} missing roles ({}{more})", plan.make.len(), names.join(", "));
+        step(vec![format!("{roles} and the tablespaces that are missing")]);
+    }
+    step(plan.join);
+    step(plan.keep);
+    step(plan.own.into_iter().collect());
+    out.alters_count = plan.alter.len() as u64;
+    out.alters = plan.alter.into_iter().take(EXAMPLES_MAX).collect();
 }

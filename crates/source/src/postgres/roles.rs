@@ -34,7 +34,7 @@ impl Known {
         })
     }
 
-    fn lacks(&self, role: &str) -> bool {
+    pub(super) fn lacks(&self, role: &str) -> bool {
         role != "public" && !self.roles.contains(role)
     }
 

@@ -5,10 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::client::{Server, Session, failure};
+use super::done::Done;
 use super::layout::{TEMPORARY, is_temporary};
 use super::restore::Work;
 use super::sql::{ident, literal};
-use crate::{Restored, SourceError};
+use crate::SourceError;
 
 /// What the comment of a database begins with that a restore may drop.
 const MARK: &str = "lifeboat: ";
@@ -120,7 +121,7 @@ pub(super) async fn place(
     old: Option<&str>,
     to: &str,
     comment: Option<&str>,
-    out: &mut Restored,
+    out: &mut Done,
 ) -> Result<(), SourceError> {
     let aside = temporary_name(to)?;
     let uncomment = format!("COMMENT ON DATABASE {} IS NULL", ident(to));

@@ -1,131 +1,52 @@
-//! Compares a server with a snapshot: the rows of every table in any order, and large objects.
+//! Compares a server with a snapshot: content, what the databases are made of, roles.
 
-use std::collections::BTreeMap;
-use std::pin::pin;
+use std::collections::BTreeSet;
 
-use async_trait::async_trait;
-use futures::StreamExt;
-use lifeboat_model::flow::{BodyError, ContentSink, EntryReader, Piece, RunContext};
+use lifeboat_model::flow::{EntryReader, RunContext};
 
-use super::archive::Archive;
-use super::client::{ServerError, Session};
-use super::data::{LARGE_OBJECT_PIECE, TABLE_END, large_object_piece};
-use super::only;
-use super::restore::PostgresTarget;
-use super::sql;
-use super::toc::{TocEntry, text};
-use crate::{RestoreOptions, SourceError, Verified};
+use super::archive::{self, Archive};
+use super::backup::Facts;
+use super::client::Session;
+use super::globals::roles::{self, Roles};
+use super::only::{self, name_of};
+use super::restore::{Aim, PostgresTarget, is_whole, own_role};
+use super::roles::Known;
+use super::rows::{compare_large_object, compare_rows, groups};
+use super::schema::{self, By};
+use super::structure;
+use super::toc::Toc;
+use super::tool::Tools;
+use crate::{RestoreOptions, Scope, SourceError, Verified};
 
 /// How many differences are named.
 const DIFFERENCES_MAX: usize = 1000;
 
-/// Rows as a multiset: their number and the sum of their hashes, so that order does not matter and
-/// memory does not grow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Rows {
-    count: u64,
-    sum: u128,
-}
-
-impl Rows {
-    fn add(&mut self, row: &[u8]) {
-        let mut half = [0; 16];
-        half.copy_from_slice(&blake3::hash(row).as_bytes()[..16]);
-        self.sum = self.sum.wrapping_add(u128::from_le_bytes(half));
-        self.count += 1;
-    }
-
-    fn merge(&mut self, other: Self) {
-        self.sum = self.sum.wrapping_add(other.sum);
-        self.count += other.count;
-    }
-}
-
-/// Cuts content into rows; one row is in memory at a time.
+/// How many things of each kind were compared.
 #[derive(Default)]
-struct RowReader {
-    rows: Rows,
-    part: Vec<u8>,
-    ended: bool,
-}
-
-impl RowReader {
-    fn feed(&mut self, mut bytes: &[u8]) {
-        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
-            let (row, rest) = bytes.split_at(end + 1);
-            bytes = rest;
-            if self.part.is_empty() {
-                self.row(row);
-            } else {
-                self.part.extend_from_slice(row);
-                let row = std::mem::take(&mut self.part);
-                self.row(&row);
-            }
-        }
-        self.part.extend_from_slice(bytes);
-    }
-
-    fn row(&mut self, row: &[u8]) {
-        // Behind the end mark there are only empty lines.
-        self.ended |= row == &TABLE_END[..3];
-        if !self.ended {
-            self.rows.add(row);
-        }
-    }
-}
-
-#[async_trait]
-impl ContentSink for RowReader {
-    async fn piece(&mut self, piece: Piece) -> Result<(), BodyError> {
-        let Piece::Data(bytes) = piece else { return Err("there is a hole in the rows of a table".into()) };
-        self.feed(&bytes);
-        Ok(())
-    }
-}
-
-#[derive(Default)]
-struct Hash(blake3::Hasher);
-
-#[async_trait]
-impl ContentSink for Hash {
-    async fn piece(&mut self, piece: Piece) -> Result<(), BodyError> {
-        match piece {
-            Piece::Data(bytes) => drop(self.0.update(&bytes)),
-            Piece::Hole(length) => {
-                for _ in 0..length {
-                    self.0.update(&[0]);
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Tables that are compared together: those whose rows a restore may have put into another
-/// partition of the same root.
-#[derive(Default)]
-struct Group<'a> {
-    files: Vec<&'a str>,
-    /// Reads the rows that are on the server.
-    query: String,
-    label: String,
+struct Counts {
+    tables: u64,
+    large_objects: u64,
+    objects: u64,
+    roles: Option<u64>,
 }
 
 pub(super) async fn run(
     target: &PostgresTarget,
     data: &dyn EntryReader,
     options: &RestoreOptions,
+    scope: Scope,
     ctx: &RunContext,
 ) -> Result<Verified, SourceError> {
-    let mut out = Verified::default();
-    for aim in target.aims(data, options).await? {
+    let mut run = Run { target, data, ctx, counts: Counts::default(), out: Verified::default() };
+    let aims = target.aims(data, options).await?;
+    for aim in &aims {
         let archive = Archive::open(data, &aim.from).await?;
         let session = match target.server.connect(&aim.to).await {
             Ok(session) => session,
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
                 if cause.contains("3D000") {
-                    differ(&mut out, format!("database {:?} is not there", aim.to));
+                    differ(&mut run.out, format!("database {:?} is not there", aim.to));
                     continue;
                 }
                 return Err(error);
@@ -134,189 +55,119 @@ pub(super) async fn run(
         session.prepare_exact_values().await?;
         session.run("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY", "starting a transaction").await?;
         ctx.monitor.begin(&format!("database {}", aim.to), None);
-        let toc = match &aim.parts {
-            Some(selection) => only::select(&archive.toc, selection)?,
-            None => archive.toc.clone(),
-        };
+        let mut toc = selected(aim, &archive.toc)?;
+        if scope == Scope::Whole {
+            let now = run.schema(&session, aim, &toc).await?;
+            // A table that is not there was told.
+            toc.entries.retain(|entry| !entry.is("TABLE DATA") || now.contains(&owned(name_of(entry))));
+        }
         for group in groups(&session, &toc.entries).await? {
             if ctx.cancel.is_cancelled() {
                 return Err(SourceError::Cancelled);
             }
-            compare_rows(&archive, &session, &group, &mut out).await?;
+            compare_rows(&archive, &session, &group, &mut run.out).await?;
+            run.counts.tables += group.files.len() as u64;
             ctx.monitor.entries(group.files.len() as u64);
         }
         for blobs in toc.entries.iter().filter(|entry| entry.has_data && entry.is("BLOBS")) {
             for (oid, file) in archive.large_objects(blobs).await? {
-                compare_large_object(&archive, &session, oid, &file, &mut out).await?;
+                compare_large_object(&archive, &session, oid, &file, &mut run.out).await?;
+                run.counts.large_objects += 1;
             }
         }
         session.close().await;
     }
+    if scope == Scope::Whole {
+        if is_whole(options) {
+            run.roles(&aims).await?;
+        } else {
+            run.out.notes.push("roles were not compared: they belong to the whole server".to_owned());
+        }
+    }
+    let Run { counts, mut out, .. } = run;
+    out.compared = counts.tables + counts.large_objects + counts.objects + counts.roles.unwrap_or_default();
+    out.of = vec![format!("rows of {} tables", counts.tables), format!("{} large objects", counts.large_objects)];
+    if scope == Scope::Whole {
+        out.of.push(format!("{} objects of the schema", counts.objects));
+        out.of.extend(counts.roles.map(|count| format!("{count} roles")));
+    }
     Ok(out)
 }
 
-fn differ(out: &mut Verified, what: String) {
+fn owned((schema, name): (&str, &str)) -> (String, String) {
+    (schema.to_owned(), name.to_owned())
+}
+
+fn selected(aim: &Aim, toc: &Toc) -> Result<Toc, SourceError> {
+    match &aim.parts {
+        Some(selection) => only::select(toc, selection),
+        None => Ok(toc.clone()),
+    }
+}
+
+/// A comparison under way.
+struct Run<'a> {
+    target: &'a PostgresTarget,
+    data: &'a dyn EntryReader,
+    ctx: &'a RunContext,
+    counts: Counts,
+    out: Verified,
+}
+
+impl Run<'_> {
+    /// Compares what the database is made of, under the snapshot of `session`; answers with its tables.
+    async fn schema(
+        &mut self,
+        session: &Session,
+        aim: &Aim,
+        wanted: &Toc,
+    ) -> Result<BTreeSet<(String, String)>, SourceError> {
+        let facts = Facts::of(session).await?;
+        let (server, dump) = (wanted.server_major().unwrap_or_default(), wanted.dump_major().unwrap_or_default());
+        let tools = Tools::find(facts.major.max(dump), &self.target.config.tool_dirs, &self.ctx.cancel).await?;
+        let snapshot = session.text("SELECT pg_catalog.pg_export_snapshot()", "exporting a snapshot").await?;
+        let now = structure::read(&self.target.server, &tools, session, &snapshot, self.ctx).await?;
+        let tables = now.entries.iter().filter(|entry| entry.is("TABLE")).map(|entry| owned(name_of(entry))).collect();
+        let by = if (server, dump) == (facts.major, tools.major) { By::Definition } else { By::Name };
+        if by == By::Name {
+            self.out.notes.push(format!(
+            "the schema of database {:?} was compared by names of objects alone: the snapshot is of PostgreSQL {server}, \
+             read by pg_dump {dump}, and the server is {}, read by pg_dump {}",
+            aim.to, facts.version, tools.major
+        ));
+        }
+        // What was selected and is not there at all is no selection.
+        let none = || Toc { entries: Vec::new(), ..now.clone() };
+        let compared = schema::compare(wanted, &selected(aim, &now).unwrap_or_else(|_| none()), by);
+        self.counts.objects += compared.count;
+        for what in compared.differences {
+            differ(&mut self.out, format!("database {:?}: {what}", aim.to));
+        }
+        Ok(tables)
+    }
+
+    async fn roles(&mut self, aims: &[Aim]) -> Result<(), SourceError> {
+        let admin = self.target.admin(aims).await?;
+        let facts = Facts::of(&admin).await?;
+        let tools = Tools::find(facts.major, &self.target.config.tool_dirs, &self.ctx.cancel).await?;
+        let now = self.target.roles(&admin, &tools, &self.ctx.cancel).await?;
+        let (known, own) = (Known::of(&admin).await?, own_role(&admin).await?);
+        admin.close().await;
+        let wanted = Roles::parse(&archive::globals(self.data).await?, true);
+        let compared = roles::compare(&wanted, &now, &own, |role| !known.lacks(role));
+        self.counts.roles = Some(compared.count);
+        for what in compared.differences {
+            differ(&mut self.out, what);
+        }
+        self.out.notes.extend(compared.notes);
+        Ok(())
+    }
+}
+
+/// Notes a difference.
+pub(super) fn differ(out: &mut Verified, what: String) {
     out.difference_count += 1;
     if out.differences.len() < DIFFERENCES_MAX {
         out.differences.push(what);
-    }
-}
-
-/// The table data of an archive by what has to be read to compare it.
-async fn groups<'a>(session: &Session, entries: &'a [TocEntry]) -> Result<Vec<Group<'a>>, SourceError> {
-    let mut groups: BTreeMap<String, Group<'a>> = BTreeMap::new();
-    for entry in entries.iter().filter(|entry| entry.has_data && entry.is("TABLE DATA")) {
-        let copy = text(&entry.copy).map_err(|error| SourceError::Failed {
-            what: format!("the name of table {} cannot be read", entry.label()),
-            hint: None,
-            source: Some(Box::new(error)),
-        })?;
-        let Some(of) = copy.trim_end().strip_suffix(" FROM stdin;").and_then(|copy| copy.strip_prefix("COPY ")) else {
-            continue;
-        };
-        let through_root =
-            entry.definition_text().is_ok_and(|definition| definition.starts_with("-- load via partition root"));
-        let (table, columns) = divide(of);
-        let (table, columns) = (table.trim_end(), columns.trim().trim_start_matches('(').trim_end_matches(')'));
-        let condition = condition(session, table).await?;
-        let query = match (&condition, through_root) {
-            (None, false) => format!("COPY {of} TO STDOUT"),
-            (None, true) => format!("COPY (SELECT {columns} FROM {table}) TO STDOUT"),
-            (Some(condition), _) => format!("COPY (SELECT {columns} FROM {table} {condition}) TO STDOUT"),
-        };
-        let group = groups.entry(query.clone()).or_default();
-        group.files.push(entry.file.as_deref().unwrap_or_default());
-        group.query = query;
-        table.clone_into(&mut group.label);
-    }
-    Ok(groups.into_values().collect())
-}
-
-/// Divides `schema.table (columns)` before the columns.
-fn divide(of: &str) -> (&str, &str) {
-    let mut at = 0;
-    for token in sql::tokens(of) {
-        if matches!(token, sql::Token::Symbol("(")) {
-            break;
-        }
-        at += token.raw().len();
-    }
-    of.split_at(at)
-}
-
-/// The condition under which an extension lets rows of this table be dumped.
-async fn condition(session: &Session, table: &str) -> Result<Option<String>, SourceError> {
-    let query = "SELECT condition FROM (SELECT pg_catalog.unnest(extconfig) AS oid, \
-        pg_catalog.unnest(extcondition) AS condition FROM pg_catalog.pg_extension) x \
-        WHERE oid = pg_catalog.to_regclass($1) AND condition <> ''";
-    let row = session.client().query_opt(query, &[&table]).await;
-    let row = row.map_err(|error| super::client::failure(format!("looking for table {table} failed"), None, error))?;
-    Ok(row.map(|row| row.get(0)))
-}
-
-async fn compare_rows(
-    archive: &Archive<'_>,
-    session: &Session,
-    group: &Group<'_>,
-    out: &mut Verified,
-) -> Result<(), SourceError> {
-    let mut stored = Rows::default();
-    for file in &group.files {
-        let mut reader = RowReader::default();
-        archive.content(file, &mut reader).await?;
-        stored.merge(reader.rows);
-    }
-    out.compared += group.files.len() as u64;
-    session.run("SAVEPOINT table_", "setting a savepoint").await?;
-    match live_rows(session, &group.query).await {
-        Ok(live) if live == stored => {}
-        Ok(live) if live.count == stored.count => {
-            differ(out, format!("table {}: some of the {} rows differ", group.label, live.count));
-        }
-        Ok(live) => {
-            differ(out, format!("table {}: {} rows, {} in the snapshot", group.label, live.count, stored.count));
-        }
-        Err(error) => {
-            differ(out, format!("table {}: {error}", group.label));
-            session.run("ROLLBACK TO SAVEPOINT table_", "going back to a savepoint").await?;
-        }
-    }
-    Ok(())
-}
-
-async fn live_rows(session: &Session, query: &str) -> Result<Rows, ServerError> {
-    let mut rows = pin!(session.client().copy_out(query).await?);
-    let mut reader = RowReader::default();
-    while let Some(row) = rows.next().await {
-        reader.feed(&row?);
-    }
-    Ok(reader.rows)
-}
-
-async fn compare_large_object(
-    archive: &Archive<'_>,
-    session: &Session,
-    oid: u32,
-    file: &str,
-    out: &mut Verified,
-) -> Result<(), SourceError> {
-    let mut stored = Hash::default();
-    archive.content(file, &mut stored).await?;
-    out.compared += 1;
-    session.run("SAVEPOINT object_", "setting a savepoint").await?;
-    let (mut live, mut offset) = (blake3::Hasher::new(), 0);
-    loop {
-        match large_object_piece(session.client(), oid, offset, "a large object").await {
-            Ok(piece) if piece.is_empty() => break,
-            Ok(piece) => {
-                live.update(&piece);
-                offset += i64::from(LARGE_OBJECT_PIECE);
-            }
-            Err(error) => {
-                differ(out, format!("large object {oid}: {}", error.source));
-                return session.run("ROLLBACK TO SAVEPOINT object_", "going back to a savepoint").await;
-            }
-        }
-    }
-    if live.finalize() != stored.0.finalize() {
-        differ(out, format!("large object {oid}: the content differs"));
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn rows_of(text: &str, piece: usize) -> Rows {
-        let mut reader = RowReader::default();
-        for part in text.as_bytes().chunks(piece) {
-            reader.feed(part);
-        }
-        reader.rows
-    }
-
-    proptest! {
-        #[test]
-        fn neither_order_nor_pieces_matter_but_every_row_does(
-            mut rows in proptest::collection::vec("[ab\\\\.]{0,5}", 1..8),
-            piece in 1_usize..9,
-        ) {
-            rows.retain(|row| row != "\\.");
-            rows.push("last".to_owned());
-            let text = rows.join("\n") + "\n";
-            rows.reverse();
-            let backwards = rows.join("\n") + "\n";
-            prop_assert_eq!(rows_of(&text, piece), rows_of(&format!("{backwards}\\.\n\n\n"), 3));
-            prop_assert_ne!(rows_of(&text, piece), rows_of(&format!("{text}x\n"), piece));
-        }
-    }
-
-    #[test]
-    fn a_table_is_divided_from_its_columns() {
-        assert_eq!(divide("public.\"a (b\" (c, \"d(\")"), ("public.\"a (b\" ", "(c, \"d(\")"));
-        assert_eq!(divide("public.t "), ("public.t ", ""));
     }
 }

@@ -6,4 +6,6 @@ mod fixture;
 mod parallel;
 mod parts;
 mod restore;
+mod roles;
 mod tls;
+mod verify;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lifeboat_source::postgres::{PostgresConfig, PostgresTarget, RolePasswords};
-use lifeboat_source::{RestoreOptions, Restored, SourceError, Target};
+use lifeboat_source::{RestoreOptions, Restored, Scope, SourceError, Target};
 use lifeboat_testkit::context::run_context;
 use lifeboat_testkit::postgres::{PostgresServer, ServerOptions};
 use lifeboat_testkit::snapshot::FakeSnapshot;
@@ -39,7 +39,8 @@ pub(crate) async fn differences_of(
 ) -> Vec<String> {
     let scratch = tempfile::tempdir().expect("a directory");
     let target = PostgresTarget::new(config).expect("a good configuration");
-    let verified = target.verify(snapshot, options, &run_context(scratch.path())).await.expect("compared");
+    let verified =
+        target.verify(snapshot, options, Scope::Whole, &run_context(scratch.path())).await.expect("compared");
     assert!(verified.compared > 0);
     verified.differences
 }
@@ -107,6 +108,7 @@ async fn a_dump_goes_into_a_newer_server_and_is_refused_by_an_older_one() {
     let snapshot = back_up(config(&new)).await.expect("a backup");
     let target = PostgresTarget::new(config(&old)).expect("good");
     let inventory = target.inventory(&snapshot, &replacing()).await.expect("looked at");
+    assert_eq!(inventory.refusals.len(), 1, "told once, not for each database");
     assert!(inventory.refusals[0].what.contains("the backup is of PostgreSQL 18"), "{:?}", inventory.refusals);
     let error = restore(&old, &snapshot, &replacing()).await.expect_err("older");
     assert!(error.to_string().contains("which is older"), "{error}");
@@ -131,6 +133,29 @@ async fn the_tools_of_a_newer_version_serve_an_older_server_too() {
 }
 
 #[tokio::test]
+async fn tools_that_are_too_old_are_found_before_anything_is_touched() {
+    let test = "tools_that_are_too_old";
+    let Some(server) = PostgresServer::start(test, 15) else { return };
+    fill(&server);
+    let snapshot = back_up(config(&server)).await.expect("a backup");
+    let other = PostgresServer::start(test, 15).expect("the same");
+    let dir = tempfile::tempdir().expect("a directory");
+    for tool in ["pg_dump", "pg_restore"] {
+        let mut file = std::fs::File::create(dir.path().join(tool)).expect("a file");
+        std::io::Write::write_all(&mut file, b"#!/bin/sh\necho 'pg_dump (PostgreSQL) 14.9'\n").expect("written");
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
+    }
+    let config = PostgresConfig { tool_dirs: vec![dir.path().to_owned()], ..config(&other) };
+    let (before, target) = (roles(&other), PostgresTarget::new(config).expect("good"));
+    let inventory = target.inventory(&snapshot, &RestoreOptions::default()).await.expect("looked at");
+    assert_eq!(inventory.refusals.len(), 1, "{:?}", inventory.refusals);
+    assert!(inventory.refusals[0].what.contains("PostgreSQL 15 is needed, but the newest"), "{:?}", inventory.refusals);
+    let done = target.apply(&snapshot, &RestoreOptions::default(), &run_context(dir.path())).await;
+    assert!(done.expect_err("too old").hint().is_some_and(|hint| hint.contains("postgresql-client-15")));
+    assert_eq!(roles(&other), before);
+}
+
+#[tokio::test]
 async fn a_database_with_tables_is_replaced_only_when_told_to_and_clients_do_not_stop_it() {
     let Some(server) = PostgresServer::start("a_database_with_tables_is_replaced", 15) else { return };
     fill(&server);
@@ -143,9 +168,14 @@ async fn a_database_with_tables_is_replaced_only_when_told_to_and_clients_do_not
     assert!(error.to_string().contains("tables are in the way"), "{error}");
     assert!(error.hint().is_some_and(|hint| hint.contains("--replace")), "{error:?}");
     let found = differences(&server, &snapshot, &RestoreOptions::default()).await;
-    assert_eq!(found.len(), 2, "{found:?}");
-    assert!(found.iter().any(|one| one == "table public.secret: 0 rows, 2 in the snapshot"), "{found:?}");
-    assert!(found.iter().any(|one| one.starts_with("table public.quick: ERROR")), "{found:?}");
+    let expected = [
+        "database \"Odd \\\"db\\\" ä\": table public.people: the definition differs",
+        "database \"Odd \\\"db\\\" ä\": table public.quick is not there",
+        "database \"Odd \\\"db\\\" ä\": table public.newer is not in the snapshot",
+        "database \"Odd \\\"db\\\" ä\": table public.secret: 0 rows, 2 in the snapshot",
+        "database \"small\": settings of database small: the definition differs",
+    ];
+    assert_eq!(found, expected);
 
     // A client that holds the old database open.
     let url = server.url();
@@ -288,7 +318,10 @@ async fn a_part_goes_into_a_new_database_with_what_it_needs() {
     let options = RestoreOptions { rename, ..only(&[&format!("{ODD}/public.people"), &format!("{ODD}/events")]) };
     restore(&server, &snapshot, &options).await.expect("restored");
     assert_eq!(server.sql("part", "SELECT count(*) FROM people JOIN events ON person = id"), "5000");
-    assert_eq!(differences(&server, &snapshot, &options).await, [""; 0]);
+    // The publication does not come along with its tables.
+    let told =
+        ["events", "people"].map(|t| format!("database \"part\": publication of public.everything {t} is not there"));
+    assert_eq!(differences(&server, &snapshot, &options).await, told);
     let error = restore(&server, &snapshot, &only(&[&format!("{ODD}/nothing_like_it")])).await;
     assert!(
         error

@@ -48,9 +48,15 @@ impl Target for FakeTarget {
         Ok(Restored { entries: 1, bytes: 4, problems: vec![] })
     }
 
-    async fn verify(&self, _: &dyn EntryReader, _: &RestoreOptions, _: &RunContext) -> Result<Verified, SourceError> {
+    async fn verify(
+        &self,
+        _: &dyn EntryReader,
+        _: &RestoreOptions,
+        _: Scope,
+        _: &RunContext,
+    ) -> Result<Verified, SourceError> {
         self.ask("verify");
-        Ok(Verified { compared: 1, differences: vec![], difference_count: self.differences })
+        Ok(Verified { compared: 1, difference_count: self.differences, ..Verified::default() })
     }
 }
 

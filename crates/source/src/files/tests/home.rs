@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::chown;
 
 use lifeboat_model::flow::Monitor;
-use lifeboat_model::target::RestoreOptions;
+use lifeboat_model::target::{RestoreOptions, Scope};
 use rustix::fs::{FileType, Mode};
 
 use super::backup::as_nobody_else;
@@ -40,7 +40,7 @@ async fn what_only_leads_to_a_configured_path_is_made_where_it_is_missing_and_el
     for options in [RestoreOptions::default(), replace(), RestoreOptions { only: vec!["*".to_owned()], ..replace() }] {
         home().apply(&snapshot, &options, &bench.ctx).await.expect("a restore");
         assert_eq!(mode_and_time(&way), before, "{options:?}");
-        let verified = home().verify(&snapshot, &options, &bench.ctx).await.expect("verify");
+        let verified = home().verify(&snapshot, &options, Scope::Whole, &bench.ctx).await.expect("verify");
         assert_eq!((verified.compared, verified.differences), (2, vec![]), "{options:?}");
     }
     fs::remove_dir_all(&inner).expect("remove");
@@ -155,7 +155,7 @@ async fn new_names_are_refused_by_all_that_know_only_paths() {
     for refused in [
         target.inventory(&snapshot, &options).await.map(|_| ()),
         target.apply(&snapshot, &options, &bench.ctx).await.map(|_| ()),
-        target.verify(&snapshot, &options, &bench.ctx).await.map(|_| ()),
+        target.verify(&snapshot, &options, Scope::Whole, &bench.ctx).await.map(|_| ()),
     ] {
         let error = refused.expect_err("a refusal");
         assert!(matches!(error, SourceError::Config { .. }) && error.to_string().contains("--rename a=b"), "{error}");
@@ -185,7 +185,7 @@ async fn the_total_that_the_caller_told_is_not_hidden_by_a_new_beginning() {
     bench.write("file", b"x");
     let snapshot = bench.backup().await;
     bench.restore(&snapshot, &RestoreOptions::default()).await.expect("a restore");
-    bench.target().verify(&snapshot, &RestoreOptions::default(), &bench.ctx).await.expect("verify");
+    bench.target().verify(&snapshot, &RestoreOptions::default(), Scope::Whole, &bench.ctx).await.expect("verify");
     assert_eq!(*begun.0.lock().expect("no panic"), Vec::<String>::new());
 }
 

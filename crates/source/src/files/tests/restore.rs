@@ -10,7 +10,8 @@ async fn a_tree_with_everything_in_it_comes_back_equal() {
     assert_eq!(restored.problems, Vec::<String>::new());
     compare(&bench.tree(), &bench.restored("")).expect("compare").assert_equal();
 
-    let verified = bench.target().verify(&snapshot, &RestoreOptions::default(), &bench.ctx).await.expect("verify");
+    let verified =
+        bench.target().verify(&snapshot, &RestoreOptions::default(), Scope::Whole, &bench.ctx).await.expect("verify");
     assert_eq!(verified.differences, Vec::<String>::new());
     let above = entry_of(&bench.tree()).components().count() - 1;
     assert_eq!(verified.compared, (snapshot.entries.len() - above) as u64);
@@ -146,7 +147,7 @@ async fn links_whose_first_name_was_not_asked_for_get_the_content_and_stay_one_f
     assert_eq!(fs::read(bench.restored("b/second")).expect("read"), b"shared");
     assert_eq!(inode("b/second"), inode("b/third"));
     assert!(!bench.restored("a").exists());
-    let verified = bench.target().verify(&snapshot, &options, &bench.ctx).await.expect("verify");
+    let verified = bench.target().verify(&snapshot, &options, Scope::Whole, &bench.ctx).await.expect("verify");
     assert_eq!((verified.compared, verified.differences), (3, vec![]));
 }
 
@@ -210,7 +211,8 @@ async fn verify_tells_every_kind_of_difference_and_changes_nothing() {
     fs::remove_file(bench.restored("link")).expect("remove");
     symlink("mode", bench.restored("link")).expect("link");
 
-    let verified = bench.target().verify(&snapshot, &RestoreOptions::default(), &bench.ctx).await.expect("verify");
+    let verified =
+        bench.target().verify(&snapshot, &RestoreOptions::default(), Scope::Whole, &bench.ctx).await.expect("verify");
     let seen = verified.differences.join("\n");
     for expected in [
         "content: its content differs",
