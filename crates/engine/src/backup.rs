@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use lifeboat_model::config::SourceConfig;
+use lifeboat_model::config::{SourceConfig, SourceKind};
 use lifeboat_model::snapshot::label_refusal;
 use lifeboat_model::{RecoveryPoint, Role, SnapshotId, SourceName, StackName};
 use lifeboat_repo::crypt::random;
@@ -281,7 +281,11 @@ impl SourceJob<'_> {
         let host = self.host;
         let seen = host.remember(host.catalog.seen_of(host.stack(), &self.source.name)).unwrap_or_default();
         let source = host.label_of(&self.source.name);
-        let mut notes = seen.last().map_or_else(Vec::new, |last| differences(&source, &last.facts, point));
+        let wanted = match &self.source.kind {
+            SourceKind::Postgres(config) => config.databases.as_deref(),
+            SourceKind::Files(_) => None,
+        };
+        let mut notes = seen.last().map_or_else(Vec::new, |last| differences(&source, &last.facts, point, wanted));
         if let Some(count) = point.facts.get("files.sockets").filter(|count| *count != "0") {
             notes.push(format!("{source}: {count} sockets were left out: who listens on them makes them anew"));
         }
@@ -303,8 +307,14 @@ impl SourceJob<'_> {
     }
 }
 
-/// What a person should know of how a source changed since it was last seen.
-fn differences(source: &str, before: &BTreeMap<String, String>, point: &RecoveryPoint) -> Vec<String> {
+/// What a person should know of how a source changed since it was last seen. A database that is not
+/// among `wanted` any more is not gone; the source tells that it is left out.
+fn differences(
+    source: &str,
+    before: &BTreeMap<String, String>,
+    point: &RecoveryPoint,
+    wanted: Option<&[String]>,
+) -> Vec<String> {
     let mut notes = Vec::new();
     for key in ["postgres.system_identifier", "machine.id"] {
         if let (Some(old), Some(new)) = (before.get(key), point.facts.get(key))
@@ -318,7 +328,9 @@ fn differences(source: &str, before: &BTreeMap<String, String>, point: &Recovery
     };
     if let (Some(old), Some(new)) = (names(before), names(&point.facts)) {
         notes.extend(new.difference(&old).map(|name| format!("{source} has a new database: {name}")));
-        notes.extend(old.difference(&new).map(|name| format!("{source} no longer has the database {name}")));
+        let meant = |name: &&String| wanted.is_none_or(|wanted| wanted.contains(*name));
+        let gone = old.difference(&new).filter(meant);
+        notes.extend(gone.map(|name| format!("{source} no longer has the database {name}")));
     }
     notes
 }

@@ -65,6 +65,27 @@ async fn a_database_is_destroyed_and_comes_back_in_its_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_excluded_is_told_as_left_out_and_one_that_is_dropped_as_gone() {
+    let Some(server) = PostgresServer::start("engine_excluded", 15) else { return };
+    let mut site = site(&server).await;
+    server.sql("postgres", "CREATE DATABASE fresh");
+    assert_eq!(site.backup().await.exit_code(), 0);
+    let SourceKind::Postgres(config) = &mut site.config.sources.get_mut(&source("registry")).expect("it").kind else {
+        panic!("postgres")
+    };
+    config.databases = Some(vec!["events".to_owned()]);
+    assert_eq!(site.backup().await.backups[0].notes, [""; 0]);
+    let SourceKind::Postgres(config) = &mut site.config.sources.get_mut(&source("registry")).expect("it").kind else {
+        panic!("postgres")
+    };
+    config.databases = None;
+    assert_eq!(site.backup().await.exit_code(), 0);
+    server.sql("postgres", "DROP DATABASE fresh");
+    let notes = site.backup().await.backups[0].notes.clone();
+    assert!(notes.len() == 1 && notes[0].ends_with("no longer has the database fresh"), "{notes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_own_server_is_known_by_its_identifier_whatever_the_url() {
     let Some(server) = PostgresServer::start("engine_own", 15) else { return };
     let mut site = site(&server).await;

@@ -104,6 +104,9 @@ pub(super) async fn choose_databases(
         AND datname NOT IN ('template0', 'template1') ORDER BY 1";
     let rows = session.rows(query, "listing the databases").await?;
     let mut present: BTreeSet<String> = rows.iter().map(|row| row.get::<_, String>(0)).collect();
+    for name in present.iter().filter(|name| layout::is_temporary(name)) {
+        ctx.monitor.note(&format!("database {name:?} is not backed up: it is named like one that a restore makes"));
+    }
     present.retain(|name| !layout::is_temporary(name));
     let Some(wanted) = &config.databases else { return Ok(present.into_iter().collect()) };
     let wanted: BTreeSet<String> = wanted.iter().cloned().collect();

@@ -6,6 +6,7 @@ use super::PostgresConfig;
 use super::backup::{Facts, choose_databases};
 use super::client::{MAY_READ_ALL, Server, Session, literals};
 use super::tool::Tools;
+use super::{sql, swap};
 use crate::{Finding, SourceError, Verdict};
 
 /// How many names a finding lists.
@@ -52,8 +53,32 @@ pub(super) async fn look(config: &PostgresConfig, server: &Server, ctx: &RunCont
         }
         Err(error) => findings.push(bad(&error)),
     }
+    match left_by_restores(&session).await {
+        Ok(mut found) => findings.append(&mut found),
+        Err(error) => findings.push(bad(&error)),
+    }
     session.close().await;
     findings
+}
+
+/// Databases that a restore made, which no longer runs.
+async fn left_by_restores(session: &Session) -> Result<Vec<Finding>, SourceError> {
+    let left = swap::leftovers(session).await?;
+    if left.is_empty() || swap::restore_runs(session).await? {
+        return Ok(Vec::new());
+    }
+    let finding = |swap::Leftover { name, marked }| {
+        let drop = format!("DROP DATABASE {}", sql::ident(&name));
+        let (what, hint) = if marked {
+            let what = format!("database {name:?} was left by a restore that was ended in the middle");
+            (what, format!("the next restore to this server removes it; so does {drop}"))
+        } else {
+            let what = format!("database {name:?} is named like one that a restore makes, but bears no mark of it");
+            (what, format!("no backup takes it and no restore removes it; if it is nobody's: {drop}"))
+        };
+        Finding { verdict: Verdict::Warning, what, hint: Some(hint) }
+    };
+    Ok(left.into_iter().map(finding).collect())
 }
 
 fn bad(error: &SourceError) -> Finding {

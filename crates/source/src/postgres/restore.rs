@@ -239,6 +239,13 @@ impl Target for PostgresTarget {
                 out.steps.push(format!("leave out {}: {what}", others.join(", ")));
             }
         }
+        for swap::Leftover { name, marked } in swap::leftovers(&admin).await? {
+            out.steps.push(if marked {
+                format!("remove database {name:?}, which a restore that was ended in the middle left")
+            } else {
+                format!("leave database {name:?}: named like one that a restore makes, it bears no mark of it")
+            });
+        }
         let extensions = swap::extensions(&admin).await?;
         let present = swap::databases(&admin).await?;
         for aim in &aims {

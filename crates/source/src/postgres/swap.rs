@@ -29,24 +29,52 @@ const RENAME_ATTEMPTS: usize = 5;
 /// [`SourceError::Failed`] where another restore runs.
 pub(super) async fn begin(admin: &Session) -> Result<(), SourceError> {
     let query = format!("SELECT pg_catalog.pg_try_advisory_lock({RESTORE_LOCK})::text");
-    if admin.text(&query, "locking the server for a restore").await? != "true" {
+    // Of two that begin together both may see the other one; then neither goes on.
+    let locked = admin.text(&query, "locking the server for a restore").await? == "true";
+    if !locked || restore_runs(admin).await? {
         return Err(SourceError::Failed {
             what: "another restore to this server is running".to_owned(),
             hint: Some("wait until it has ended".to_owned()),
             source: None,
         });
     }
-    let query = format!(
-        "SELECT datname::text FROM pg_catalog.pg_database \
-         WHERE pg_catalog.shobj_description(oid, 'pg_database') LIKE {}",
-        literal(&format!("{MARK}%"))
-    );
-    let rows = admin.rows(&query, "looking for what a killed restore left").await?;
-    let names = rows.iter().map(|row| row.get::<_, String>(0));
-    for name in names.filter(|name| is_temporary(name)) {
-        drop_database(admin, &name).await?;
+    for left in leftovers(admin).await? {
+        if left.marked {
+            drop_database(admin, &left.name).await?;
+        }
     }
     Ok(())
+}
+
+/// Whether another session restores to this server. The lock itself holds within one database; the list
+/// of locks is of all of them.
+pub(super) async fn restore_runs(session: &Session) -> Result<bool, SourceError> {
+    let query = format!(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted \
+           AND (classid::int8, objid::int8) = ({RESTORE_LOCK}) AND objsubid = 2 \
+           AND pid <> pg_catalog.pg_backend_pid())::text"
+    );
+    Ok(session.text(&query, "looking for another restore").await? == "true")
+}
+
+/// A database that is named like one that a restore makes before it gives it its place.
+pub(super) struct Leftover {
+    pub(super) name: String,
+    /// Whether its comment says that a restore made it or put it aside: what may be dropped where none
+    /// runs.
+    pub(super) marked: bool,
+}
+
+/// What restores that were ended in the middle left, and what looks like it.
+pub(super) async fn leftovers(session: &Session) -> Result<Vec<Leftover>, SourceError> {
+    let query = format!(
+        "SELECT datname::text, coalesce(pg_catalog.shobj_description(oid, 'pg_database') LIKE {}, false) \
+         FROM pg_catalog.pg_database ORDER BY 1",
+        literal(&format!("{MARK}%"))
+    );
+    let rows = session.rows(&query, "looking for what a killed restore left").await?;
+    let all = rows.iter().map(|row| Leftover { name: row.get(0), marked: row.get(1) });
+    Ok(all.filter(|left| is_temporary(&left.name)).collect())
 }
 
 /// The names of all databases.

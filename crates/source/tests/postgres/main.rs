@@ -3,6 +3,7 @@
 mod backup;
 mod failure;
 mod fixture;
+mod leftovers;
 mod parallel;
 mod parts;
 mod restore;
