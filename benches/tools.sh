@@ -92,8 +92,14 @@ tool_backup() {
 # Id of kopia's newest snapshot.
 kopia_newest() { kopia snapshot list --json | python3 -c 'import json,sys; print(json.load(sys.stdin)[-1]["id"])'; }
 
-# tool_restore TOOL OUT NAME: the newest snapshot, called NAME, into the empty directory OUT
+# tool_restore TOOL OUT NAME: the newest snapshot, called NAME, into the empty directory OUT, on disk.
+# Lifeboat flushes before it says that it is done; the peers do not, so that is done for them.
 tool_restore() {
+  restore_with "$@"
+  [ "$1" = lifeboat ] || sync -f "$2"
+}
+
+restore_with() {
   case $1 in
     lifeboat) lifeboat restore data --to "$2" --yes ;;
     restic) restic restore latest --target "$2" ;;

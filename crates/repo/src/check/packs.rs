@@ -147,7 +147,8 @@ pub(crate) type Secrets = HashMap<lifeboat_model::Digest, Option<Secret>>;
 /// The most run secrets that are remembered.
 const SECRETS_MAX: usize = 4096;
 
-/// What is wrong with a pack, and what of it.
+/// What is wrong with a pack, and what of it. All cores work on the one pack, so that no more than it and
+/// those being fetched are in memory.
 fn examine(
     access: &Access,
     pack: &PackSeen,
@@ -157,14 +158,19 @@ fn examine(
     if secrets.len() > SECRETS_MAX {
         secrets.clear();
     }
-    let whole = check_hash(pack.hash, bytes);
     let key_of = |domain| access.domains.get(&domain).map(|keys| &keys.index);
     let contents = PackContents::parse(pack.kind, bytes, key_of);
+    let (whole, records) = std::thread::scope(|scope| {
+        let whole = scope.spawn(|| check_hash(pack.hash, bytes));
+        let records =
+            contents.as_ref().ok().and_then(|contents| bad_records(access, pack, bytes, contents, &mut secrets));
+        (whole.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), records)
+    });
     let found = match (whole, contents) {
         // Whose index key we lack is known by the hash alone.
         (Ok(()), Err(_)) if foreign(access, bytes) => None,
         (Ok(()), Err(why)) | (Err(why), Err(_)) => Some((why.to_string(), BadPart::All)),
-        (whole, Ok(contents)) => match (whole, bad_records(access, pack, bytes, &contents, &mut secrets)) {
+        (whole, Ok(contents)) => match (whole, records) {
             (Ok(()), None) => None,
             (Ok(()), Some(ids)) if ids.is_empty() => None,
             (Ok(()), Some(ids)) => Some((format!("{} of its records do not open", ids.len()), BadPart::Records(ids))),
@@ -216,6 +222,15 @@ pub(crate) fn bad_records(
         let plain = key.open(record, ciphertext)?;
         Ok(pack.kind.id_of(keys, &plain) == Some(record.id))
     };
-    let bad = contents.trailer.records.iter().filter(|record| !sound(record).unwrap_or(false));
-    Some(bad.map(|record| record.id).collect())
+    let records = &contents.trailer.records;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let bad_of = |part: &[crate::pack::Record]| -> Vec<ChunkId> {
+        part.iter().filter(|record| !sound(record).unwrap_or(false)).map(|record| record.id).collect()
+    };
+    Some(std::thread::scope(|scope| {
+        let parts: Vec<_> =
+            records.chunks(records.len().div_ceil(cores).max(1)).map(|part| scope.spawn(|| bad_of(part))).collect();
+        let joined = parts.into_iter().map(|part| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        joined.flatten().collect()
+    }))
 }
