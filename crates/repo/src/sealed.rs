@@ -38,14 +38,15 @@ pub fn role_of(roster: &Roster, signer: &VerifyKey, domain: DomainId) -> Option<
     }
 }
 
-/// Whether `role` may sign objects of this type. What a removed writer signed of an index or a void
-/// still stands, since it may be from before; readers check both against what they name.
+/// Whether `role` may sign objects of this type. What a removed writer signed still stands, since it may be
+/// from before; readers check an index and a void against what they name, and take its runs as ended.
 #[must_use]
 pub const fn may_sign(role: Role, kind: ObjectType) -> bool {
     match kind {
         ObjectType::Index | ObjectType::Void => true,
-        ObjectType::Run | ObjectType::Renewal => matches!(role, Role::Writer),
-        ObjectType::SnapshotRoot | ObjectType::LogRoot => matches!(role, Role::Writer | Role::RemovedWriter),
+        ObjectType::Run | ObjectType::Renewal | ObjectType::SnapshotRoot | ObjectType::LogRoot => {
+            matches!(role, Role::Writer | Role::RemovedWriter)
+        }
         ObjectType::Forget | ObjectType::Hold | ObjectType::Mark | ObjectType::Deleting | ObjectType::Quarantine => {
             matches!(role, Role::Maintainer | Role::Identity)
         }

@@ -143,7 +143,7 @@ impl Drop for Small {
 
 /// Waits for what the program does next.
 #[track_caller]
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = now() + Duration::from_secs(20);
     while !holds() {
         assert!(now() < deadline, "never happened: {what}");

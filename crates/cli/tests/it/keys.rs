@@ -1,5 +1,6 @@
 //! Making repositories and keys, joining, leaving.
 
+use crate::bad::until;
 use crate::harness::{CONFIG, Place};
 
 fn place() -> Place {
@@ -109,6 +110,31 @@ fn a_further_host_asks_and_is_granted() {
     let removed = owner.run(&["key", "remove", &key[..12], "--yes"]).good();
     assert!(removed.out.contains("writer"), "{removed:?}");
     assert_eq!(host.run(&["key", "test", "keys/writer.key"]).code, 12, "it is off the roster");
+}
+
+#[test]
+fn what_a_removed_writer_left_is_no_forgery_and_a_prune_clears_it_away() {
+    let place = place();
+    place.run(&["init", "--grace", "1s"]).good();
+    place.run(&["backup"]).good();
+    let told = place.json(&["key", "test", "keys/writer.key"]);
+    let key = told["keys"][0]["key"].as_str().expect("an id").to_owned();
+    place.run(&["key", "remove", &key[..12], "--yes"]).good();
+    std::fs::remove_file(place.path("keys/writer.key")).expect("its host is gone");
+    place.run(&["check", "--read-data"]).good();
+    let left = || ["run", "renewal"].map(|kind| place.path(&format!("repository/{kind}"))).map(files_below);
+    assert!(left().iter().sum::<usize>() > 1, "the run told of itself");
+    until("a prune clears it away", || {
+        place.run(&["prune", "--yes"]).good();
+        left() == [0, 0]
+    });
+    place.run(&["check", "--read-data"]).good();
+    place.run(&["restore", "documents", "--to", "out"]).good();
+}
+
+fn files_below(dir: std::path::PathBuf) -> usize {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| if entry.path().is_dir() { files_below(entry.path()) } else { 1 }).sum()
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::inventory::{self, Found};
 use crate::object::{DomainId, HEADER_BYTES, ObjectError, ObjectType};
 use crate::root::{self, Root};
 use crate::scan::{Claim, PackSeen, Scan};
-use crate::sealed::Signed;
+use crate::sealed::{Role, Signed};
 use crate::small::{Deleting, Forget, Mark, Renewal, Run, RunId, Void};
 use crate::snapshots::void_counts;
 
@@ -136,8 +136,9 @@ impl Words {
     }
 
     fn into_views(self, gathered: &mut Gathered) {
+        type Signer = (DomainId, Role);
         let mut runs: BTreeMap<(u16, RunId), RunFacts> = BTreeMap::new();
-        let mut sign = |scan: &Scan, domain: DomainId, run: RunId, object: &ObjectMeta, renewal: Option<&Renewal>| {
+        let mut sign = |scan: &Scan, (domain, role): Signer, run, object: &ObjectMeta, renewal: Option<&Renewal>| {
             let Some(number) = scan.domain_number(domain) else { return };
             let facts = runs.entry((number, run)).or_insert_with(|| RunFacts {
                 run,
@@ -150,18 +151,21 @@ impl Words {
             });
             facts.begun = facts.begun.min(object.stored_at);
             facts.last_sign = facts.last_sign.max(object.stored_at);
+            // What a removed writer had open can make no snapshot any more, and may hold up nobody.
+            facts.ended |= role == Role::RemovedWriter;
             facts.objects.push(object.key.clone());
-            if let Some(renewal) = renewal {
+            if let Some(renewal) = renewal.filter(|_| role == Role::Writer) {
                 facts.ended |= renewal.ended;
                 facts.marks_seen.extend(&renewal.marks_seen);
                 facts.pins.extend(&renewal.pins);
             }
         };
         for (object, run) in &self.runs {
-            sign(&gathered.scan, run.domain, run.value.run, object, None);
+            sign(&gathered.scan, (run.domain, run.role), run.value.run, object, None);
         }
         for (object, renewal) in &self.renewals {
-            sign(&gathered.scan, renewal.domain, renewal.value.run, object, Some(&renewal.value));
+            let signer = (renewal.domain, renewal.role);
+            sign(&gathered.scan, signer, renewal.value.run, object, Some(&renewal.value));
         }
         for ((domain, _), facts) in runs {
             gathered.views.entry(domain).and_modify(|view| view.runs.push(facts));
