@@ -159,6 +159,8 @@ pub(crate) struct InitArgs {
     /// be silent: 48h, 30m, 10s.
     #[arg(long, value_name = "TIME", default_value = "48h")]
     pub(crate) grace: String,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
     /// On a further host: the grant that the owner made of its request by `key add`.
     #[arg(long, value_name = "FILE")]
     pub(crate) grant: Option<PathBuf>,
@@ -295,6 +297,10 @@ pub(crate) struct CheckArgs {
     /// How much of what was read before is read again: a share of all bytes, or a time [default: 5%].
     #[arg(long, value_name = "5%|10m", requires = "since_last")]
     pub(crate) budget: Option<String>,
+    /// Take note that a root object is gone for good, by its hash or 6 or more digits of it; repeatable. This
+    /// machine then says nothing more of it.
+    #[arg(long, value_name = "ROOT", conflicts_with = "against")]
+    pub(crate) accept_loss: Vec<String>,
     /// Compare with the snapshots of this repository instead: what either lacks, what differs.
     #[arg(long, value_name = "REPOSITORY")]
     pub(crate) against: Option<String>,

@@ -78,6 +78,16 @@ pub(crate) fn stack(name: &str) -> Result<StackName, Failure> {
     StackName::new(name).map_err(|bad| Failure::usage(bad.to_string()))
 }
 
+/// Reads the beginning of a root object's hash, with or without the rest of its name.
+pub(crate) fn root(text: &str) -> Result<String, Failure> {
+    let digits = text.strip_prefix("roots/snapshot/").unwrap_or(text);
+    if digits.len() < 6 || !digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
+        return Err(Failure::usage(format!("{text:?} names no root object"))
+            .hint("give 6 or more digits of its hash, as `lifeboat check` tells it"));
+    }
+    Ok(digits.to_owned())
+}
+
 /// Reads names of sources.
 pub(crate) fn sources(names: &[String]) -> Result<Vec<SourceName>, Failure> {
     names.iter().map(|name| SourceName::new(name).map_err(|bad| Failure::usage(bad.to_string()))).collect()

@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use lifeboat_model::flow::RunContext;
 use lifeboat_model::restore::{clone_refusal, other_system};
 use lifeboat_model::target::{Finding, Verdict};
-use lifeboat_model::{Digest, SourceName};
+use lifeboat_model::{Digest, ObjectHash, SourceName};
 use lifeboat_repo::snapshots::SnapshotList;
 
+use crate::catalog::{Outcome, RunEnd};
 use crate::datastore::source_of;
 use crate::error::JobError;
 use crate::host::Host;
@@ -100,6 +101,42 @@ pub async fn doctor(host: &Host<'_>) -> Result<Vec<(SourceName, Finding)>, JobEr
         }
     }
     Ok(found)
+}
+
+/// Takes note that root objects are gone for good, each named by the beginning of its hash: `check`,
+/// `backup` and lists on this machine then say nothing more of them.
+///
+/// # Errors
+/// [`JobError::Usage`] where a name fits none of the roots that are gone, or several: nothing is noted then.
+pub async fn accept_losses(
+    host: &Host<'_>,
+    repository: Option<&str>,
+    names: &[String],
+) -> Result<Vec<String>, JobError> {
+    let mut opened = Vec::new();
+    for config in host.repositories(repository)? {
+        let repository = open_repository(host, config, Need::List).await?;
+        let gone = repository.gone().await?;
+        opened.push((repository, gone));
+    }
+    let all: BTreeSet<ObjectHash> = opened.iter().flat_map(|(_, gone)| gone.iter().copied()).collect();
+    let mut accepted = BTreeSet::new();
+    for name in names {
+        let fits: Vec<&ObjectHash> = all.iter().filter(|root| root.to_string().starts_with(name.as_str())).collect();
+        let [one] = fits.as_slice() else {
+            let known: Vec<String> = all.iter().map(|root| root.short()).collect();
+            let what = format!("{name:?} names {} of the root objects that are gone", fits.len());
+            let hint = if known.is_empty() { "none is".to_owned() } else { format!("there is {}", known.join(", ")) };
+            return Err(JobError::Usage { what, hint: Some(hint) });
+        };
+        accepted.insert(**one);
+    }
+    let run = host.begin("accept-loss", None);
+    for (repository, gone) in &mut opened {
+        repository.accept(host, accepted.intersection(gone).copied());
+    }
+    host.end(run, Outcome::Ok, &RunEnd::default());
+    Ok(accepted.iter().map(ToString::to_string).collect())
 }
 
 async fn identity_of(

@@ -5,15 +5,17 @@ use std::collections::BTreeMap;
 use lifeboat_model::{SnapshotId, SnapshotSummary};
 use lifeboat_repo::check::CheckScope;
 use lifeboat_repo::copy::Copier;
+use lifeboat_repo::format::Format;
 use lifeboat_repo::repair::{LostSnapshot, Plan, Repair};
 use lifeboat_repo::{RepoError, RepoErrorKind};
+use lifeboat_store::PutMode;
 use serde::Serialize;
 
 use crate::catalog::{Outcome, RunEnd};
 use crate::error::JobError;
 use crate::host::Host;
 use crate::keys::Need;
-use crate::repository::{OpenRepository, open_repository};
+use crate::repository::{OpenRepository, find_repository, lost_format, open_repository};
 
 /// How often what was refilled is looked at again: a lost page may hide that what it names is lost too.
 const ROUNDS: usize = 4;
@@ -50,6 +52,8 @@ pub struct RepairReport {
     pub index: Vec<String>,
     /// Damaged index objects that go.
     pub drop: Vec<String>,
+    /// Whether the object `format` is put back.
+    pub format: bool,
     /// Copies of the keyring that are put back.
     pub keyrings: Vec<String>,
     /// Chunks of which no good copy was left.
@@ -89,6 +93,10 @@ impl RepairReport {
     /// Whether there is anything to do.
     #[must_use]
     pub fn is_needed(&self) -> bool {
+        self.format || self.finds_more()
+    }
+
+    fn finds_more(&self) -> bool {
         let lists = [&self.salvage, &self.index, &self.drop, &self.keyrings];
         lists.iter().any(|list| !list.is_empty()) || self.lost_chunks > 0
     }
@@ -125,7 +133,26 @@ pub async fn repair(
     confirm: &(dyn Fn(&RepairReport) -> bool + Send + Sync),
 ) -> Result<RepairReport, JobError> {
     let name = which(host, request)?;
-    let mut repository = open_repository(host, host.repository(Some(name))?, Need::List).await?;
+    let config = host.repository(Some(name))?;
+    let mut report = RepairReport {
+        repository: name.to_owned(),
+        from: request.from.clone(),
+        dry_run: request.dry_run,
+        ..RepairReport::default()
+    };
+    if let Err(JobError::Repository(RepoError::FormatMissing { .. })) = find_repository(config).await {
+        let (store, format) = lost_format(host, config)?;
+        report.errors = 1;
+        report.format = true;
+        if request.dry_run {
+            return Ok(report);
+        }
+        if !confirm(&report) {
+            return Err(JobError::Declined);
+        }
+        store.put(&Format::key(), format, PutMode::CreateNew).await.map_err(RepoError::from)?;
+    }
+    let mut repository = open_repository(host, config, Need::List).await?;
     let known: BTreeMap<SnapshotId, SnapshotSummary> =
         repository.list(host).await?.snapshots.into_iter().map(|snapshot| (snapshot.id, snapshot)).collect();
     let other = match &request.from {
@@ -134,17 +161,11 @@ pub async fn repair(
     };
     let scope = CheckScope { read_data: request.read_data };
     let found = Repair::look(repository.inner(), scope, repository.heads(), host.run).await?;
-    let mut report = RepairReport {
-        repository: name.to_owned(),
-        from: request.from.clone(),
-        dry_run: request.dry_run,
-        errors: found.report().problem_count,
-        ..RepairReport::default()
-    };
+    report.errors += found.report().problem_count;
     report.plan(found.plan(repository.inner()));
     let job = Job { host, repository: &repository, other: other.as_ref(), known: &known };
     report.lost = job.lost(&found).await?;
-    if request.dry_run || !report.is_needed() {
+    if request.dry_run || !report.finds_more() {
         return Ok(report);
     }
     if !confirm(&report) {

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use lifeboat_model::config::{RepositoryConfig, SecretUrl};
 use lifeboat_model::flow::EntryReader;
-use lifeboat_model::{Digest, SnapshotId, SourceName, StackName};
+use lifeboat_model::{Digest, ObjectHash, SnapshotId, SourceName, StackName};
 use lifeboat_repo::access::DomainKeys;
 use lifeboat_repo::forget;
 use lifeboat_repo::format::Format;
@@ -16,7 +17,7 @@ use lifeboat_repo::object::RepositoryId;
 use lifeboat_repo::root::RootBody;
 use lifeboat_repo::snapshots::{SnapshotInfo, SnapshotList};
 use lifeboat_repo::writer::{Sealed, SnapshotHead, SnapshotWriter, WriteOptions};
-use lifeboat_repo::{Access, Remembered, RememberedHead, RepoError, Repository, open_access};
+use lifeboat_repo::{Access, Remembered, RememberedHead, RepoError, Repository, open_access, without_format};
 use lifeboat_store::url::OpenError;
 use lifeboat_store::{Store, StoreErrorKind};
 
@@ -68,6 +69,7 @@ pub async fn open_repository(
         host.run.monitor.note(&format!("{}: {warning}", config.name));
     }
     let repository = Repository::open(store, opened.access, &cache_dir(host, &id)).await?;
+    let repository = repository.accepting(&opened.remembered.accepted);
     let repository = OpenRepository {
         repository: Arc::new(repository),
         name: config.name.clone(),
@@ -103,6 +105,19 @@ pub fn remember(host: &Host<'_>, seen: &Remembered) {
     host.remember(host.catalog.remember(&hex::encode(seen.repository.0), NEWEST, &json));
 }
 
+/// The object `format` of a repository that lost it, with its store, where this machine remembers it.
+///
+/// # Errors
+/// [`JobError::Repository`]: no key of the repository, or nothing is remembered.
+pub(crate) fn lost_format(host: &Host<'_>, config: &RepositoryConfig) -> Result<(Arc<dyn Store>, Bytes), JobError> {
+    let store = open_store(config)?;
+    let (id, root) = load(host, config, Need::List)?.home()?;
+    match remembered(host, id).and_then(|remembered| remembered.format(root)) {
+        Some(format) => Ok((store, format)),
+        None => Err(RepoError::FormatMissing { store: store.to_string() }.into()),
+    }
+}
+
 /// The store of a repository that is there.
 ///
 /// # Errors
@@ -112,7 +127,10 @@ pub async fn find_repository(config: &RepositoryConfig) -> Result<Arc<dyn Store>
     let store = open_store(config)?;
     match store.get(&Format::key(), None).await {
         Ok(_) => Ok(store),
-        Err(error) if error.kind == StoreErrorKind::NotFound => Err(not_initialised(config, None)),
+        Err(error) if error.kind == StoreErrorKind::NotFound => match without_format(&store).await {
+            RepoError::NoRepository { .. } => Err(not_initialised(config, None)),
+            error => Err(error.into()),
+        },
         Err(error) => Err(RepoError::from(error).into()),
     }
 }
@@ -229,6 +247,18 @@ impl OpenRepository {
     /// Facts that snapshots of this machine's stack record, as far as they were listed and read.
     pub(crate) const fn own_facts(&self) -> &BTreeMap<String, BTreeSet<String>> {
         &self.own_facts
+    }
+
+    /// Roots that are gone, as far as it is told.
+    pub(crate) async fn gone(&self) -> Result<BTreeSet<ObjectHash>, JobError> {
+        let found = self.repository.snapshots(&self.remembered.heads).await?;
+        Ok(found.findings.iter().filter_map(|finding| finding.trouble.gone()).collect())
+    }
+
+    /// Takes note that roots are gone for good.
+    pub(crate) fn accept(&mut self, host: &Host<'_>, roots: impl IntoIterator<Item = ObjectHash>) {
+        roots.into_iter().for_each(|root| self.remembered.accept(root));
+        self.remember(host);
     }
 
     /// Lists the snapshots that can be chosen, oldest first, and brings the catalog up to date.

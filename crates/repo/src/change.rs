@@ -86,8 +86,7 @@ impl Owner<'_> {
         for _ in 0..ROUNDS {
             let Some(base) = self.missing(&tops, mine.as_ref(), &mut apply)? else {
                 let roster = tops.swap_remove(0).roster;
-                let heads = self.remembered.map(|remembered| remembered.heads.clone()).unwrap_or_default();
-                let remembered = Remembered { heads, ..Remembered::first(identity.repository, &roster) };
+                let remembered = Remembered::next(self.remembered, identity.repository, &roster);
                 return Ok(Changed { roster, remembered, warnings });
             };
             mine = Some(self.put(base).await?);

@@ -44,6 +44,7 @@ pub struct Creation {
     /// The key of the first maintainer.
     pub maintainer: MaintainerKey,
     options: CreateOptions,
+    outrun: u32,
 }
 
 impl Creation {
@@ -73,15 +74,23 @@ impl Creation {
             secret: Secret::random(),
         });
         let maintainer = maintainer.unwrap_or_else(|| MaintainerKey::random(repository, root));
-        Self { owner, writer, maintainer, options }
+        Self { owner, writer, maintainer, options, outrun: 0 }
+    }
+
+    /// The same in place of a repository that is lost: its roster is newer than any that is remembered, so
+    /// that nobody who knew the old one refuses.
+    #[must_use]
+    pub const fn after(mut self, roster: u32) -> Self {
+        self.outrun = roster;
+        self
     }
 
     /// Makes the repository: keyring, its copy, roster and, last, `format`, by which it exists.
     /// What an interrupted creation left in the store does no harm and stays.
     ///
     /// # Errors
-    /// [`RepoError::AlreadyThere`] where the store holds a repository, or parts of one whose
-    /// `format` was lost; [`RepoError::Store`].
+    /// [`RepoError::AlreadyThere`] where the store holds a repository, [`RepoError::FormatMissing`] where it
+    /// holds parts of one; [`RepoError::Store`].
     pub async fn put(&self, store: &Arc<dyn Store>) -> Result<(), RepoError> {
         refuse_existing(store).await?;
         let (repository, root) = (self.owner.identity.repository, &self.owner.root);
@@ -90,7 +99,7 @@ impl Creation {
             Err(error @ RepoError::Store(_)) => return Err(error),
             Err(_) => None,
         };
-        let number = before.as_ref().map_or(1, |before| before.number + 1);
+        let number = before.as_ref().map_or(0, |before| before.number).max(self.outrun) + 1;
         let secrets = RepositorySecrets {
             epochs: BTreeMap::from([(1, SealSecret::random())]),
             maintenance: BTreeMap::from([(1, SealSecret::random())]),
@@ -140,15 +149,26 @@ async fn refuse_existing(store: &Arc<dyn Store>) -> Result<(), RepoError> {
         Err(error) if error.kind == StoreErrorKind::NotFound => {}
         Err(error) => return Err(error.into()),
     }
+    match without_format(store).await {
+        RepoError::NoRepository { .. } => Ok(()),
+        error => Err(error),
+    }
+}
+
+/// What a store without `format` is: one in which no repository was made, or one that lost it. Rosters and
+/// keyrings may be what an interrupted creation left.
+pub async fn without_format(store: &Arc<dyn Store>) -> RepoError {
     for kind in ObjectType::ALL {
         if matches!(kind, ObjectType::Format | ObjectType::Roster | ObjectType::Keyring) {
             continue;
         }
-        if store.list(kind.prefix()).next().await.transpose()?.is_some() {
-            return Err(RepoError::AlreadyThere { store: store.to_string() });
+        match store.list(kind.prefix()).next().await.transpose() {
+            Ok(None) => {}
+            Ok(Some(_)) => return RepoError::FormatMissing { store: store.to_string() },
+            Err(error) => return error.into(),
         }
     }
-    Ok(())
+    RepoError::NoRepository { store: store.to_string() }
 }
 
 #[cfg(test)]
@@ -218,7 +238,7 @@ mod tests {
         let data = ObjectType::DataPack.key(ObjectHash(Digest::of(b"pack")));
         store.put(&data, Bytes::from_static(b"pack"), PutMode::CreateNew).await.expect("put");
         let error = Creation::new(options()).put(&store).await.expect_err("refused");
-        assert!(matches!(error, RepoError::AlreadyThere { .. }), "{error}");
+        assert!(matches!(error, RepoError::FormatMissing { .. }), "{error}");
     }
 
     #[tokio::test]

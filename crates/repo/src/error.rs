@@ -53,6 +53,12 @@ pub enum RepoError {
         /// The store.
         store: String,
     },
+    /// The store holds objects of a repository, and not its `format`.
+    #[error("the repository in {store} is damaged: its object `format` is gone, and others are there")]
+    FormatMissing {
+        /// The store.
+        store: String,
+    },
     /// A repository may not be made over another.
     #[error("there is a repository in {store} already")]
     AlreadyThere {
@@ -257,7 +263,8 @@ impl RepoError {
             | Self::OtherRoot { .. }
             | Self::KeyringLost { .. }
             | Self::TooMany { .. }
-            | Self::OlderRoster { .. } => RepoErrorKind::Damaged,
+            | Self::OlderRoster { .. }
+            | Self::FormatMissing { .. } => RepoErrorKind::Damaged,
             Self::GivenUp { source, .. } => source.as_ref().map_or(RepoErrorKind::Failed, |cause| cause.kind()),
             Self::Read(ReadError::Damaged { source, .. }) => {
                 source.downcast_ref::<Self>().map_or(RepoErrorKind::Damaged, Self::kind)
@@ -271,6 +278,10 @@ impl RepoError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::NoRepository { .. } => Some("check the URL, and that the disk of the store is mounted"),
+            Self::FormatMissing { .. } => Some(
+                "`lifeboat repair` puts it back on any machine that has opened the repository before; else put it back \
+                 from a copy of the store",
+            ),
             Self::AlreadyThere { .. } => Some("use its key files, or give another url; nothing was changed"),
             Self::UnknownFeature { .. } | Self::Object { source: ObjectError::NewerVersion(_), .. } => {
                 Some("use a newer lifeboat")

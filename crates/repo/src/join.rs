@@ -10,6 +10,7 @@ use lifeboat_store::{Store, StoreErrorKind};
 use lifeboat_wire::fs::Existing;
 use zeroize::Zeroizing;
 
+use crate::create::without_format;
 use crate::crypt::{SealPublic, SealSecret, Secret, SignKey, VerifyKey};
 use crate::error::RepoError;
 use crate::format::Format;
@@ -54,10 +55,11 @@ pub async fn request_writer(
     wish: Scope,
 ) -> Result<(PendingKey, Request), RepoError> {
     let key = Format::key();
-    let bytes = store.get(&key, None).await.map_err(|error| match error.kind {
-        StoreErrorKind::NotFound => RepoError::NoRepository { store: store.to_string() },
-        _ => error.into(),
-    })?;
+    let bytes = match store.get(&key, None).await {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind == StoreErrorKind::NotFound => return Err(without_format(store).await),
+        Err(error) => return Err(error.into()),
+    };
     // Nobody has told this host the root yet; the owner refuses a request that names another.
     let (root, format) = Format::open(&bytes).map_err(|source| RepoError::object(&key, source))?;
     let (repository, sign, seal) = (format.repository, SignKey::random(), SealSecret::random());

@@ -80,7 +80,7 @@ pub mod testing;
 
 pub use access::Access;
 pub use change::{Changed, Owner};
-pub use create::{CreateOptions, Creation};
+pub use create::{CreateOptions, Creation, without_format};
 pub use error::{RepoError, RepoErrorKind};
 pub use join::{Grant, Request, Scope};
 pub use keyfile::{KeyFile, KeyFileError};
@@ -88,6 +88,6 @@ pub use newest::OpenWarning;
 pub use open::{Keys, Opened, open_access};
 pub use passphrase::Passphrase;
 pub use reader::SnapshotReader;
-pub use remember::{Remembered, RememberedHead};
+pub use remember::{AcceptedLoss, Remembered, RememberedHead};
 pub use repository::Repository;
 pub use writer::{Sealed, SnapshotHead, SnapshotStats, SnapshotWriter, WriteOptions};

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use lifeboat_model::Digest;
 use lifeboat_store::{Store, StoreErrorKind};
 
 use crate::access::{Access, DomainKeys, WriterAccess};
+use crate::create::without_format;
 use crate::crypt::VerifyKey;
 use crate::error::RepoError;
 use crate::format::{Format, ToRead};
@@ -74,7 +76,7 @@ pub async fn open_access(
     remembered: Option<&Remembered>,
 ) -> Result<Opened, RepoError> {
     let (repository, root) = keys.home()?;
-    read_format(store, repository, root, keys.writes()).await?;
+    let format = read_format(store, repository, root, keys.writes()).await?;
     let mut newest = newest_roster(store, repository, root).await?;
     let stops = |why: &ObjectError| keys.writes() || matches!(why, ObjectError::NewerVersion(_));
     if let Some((object, source)) = newest.damaged.take_if(|(_, why)| stops(why)) {
@@ -104,8 +106,8 @@ pub async fn open_access(
         check_writer(key, &newest.roster)?;
         access.admit_writer(key);
     }
-    let heads = remembered.map(|remembered| remembered.heads.clone()).unwrap_or_default();
-    let remembered = Remembered { heads, ..Remembered::first(repository, &newest.roster) };
+    let remembered =
+        Remembered { format: Some(hex::encode(&format)), ..Remembered::next(remembered, repository, &newest.roster) };
     Ok(Opened { access, remembered, warnings: newest.warnings })
 }
 
@@ -116,12 +118,13 @@ pub(crate) async fn read_format(
     repository: RepositoryId,
     root: VerifyKey,
     writes: bool,
-) -> Result<Format, RepoError> {
+) -> Result<Bytes, RepoError> {
     let key = Format::key();
-    let bytes = store.get(&key, None).await.map_err(|error| match error.kind {
-        StoreErrorKind::NotFound => RepoError::NoRepository { store: store.to_string() },
-        _ => error.into(),
-    })?;
+    let bytes = match store.get(&key, None).await {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind == StoreErrorKind::NotFound => return Err(without_format(store).await),
+        Err(error) => return Err(error.into()),
+    };
     let (signer, format) = Format::open(&bytes).map_err(|source| RepoError::object(&key, source))?;
     if format.repository != repository {
         return Err(RepoError::OtherRepository {
@@ -136,7 +139,7 @@ pub(crate) async fn read_format(
     if let Some((feature, to_read)) = format.unknown_feature(writes) {
         return Err(RepoError::UnknownFeature { feature: feature.to_owned(), to_read: to_read == ToRead::Needed });
     }
-    Ok(format)
+    Ok(bytes)
 }
 
 /// Refuses a roster older than the remembered one.

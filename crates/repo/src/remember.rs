@@ -1,9 +1,11 @@
 //! What a host remembers of a repository between runs, so that it notices when a store shows less.
 
+use bytes::Bytes;
 use lifeboat_model::{Digest, ObjectHash};
 use serde::{Deserialize, Serialize};
 
 use crate::crypt::VerifyKey;
+use crate::format::Format;
 use crate::object::RepositoryId;
 use crate::roster::Roster;
 
@@ -22,6 +24,20 @@ pub struct Remembered {
     /// The newest root of every chain.
     #[serde(default)]
     pub heads: Vec<RememberedHead>,
+    /// Roots that are gone and of which a person said so: nothing more is told of them.
+    #[serde(default)]
+    pub accepted: Vec<AcceptedLoss>,
+    /// The bytes of the object `format` in hexadecimal digits, to put it back should it be lost.
+    #[serde(default)]
+    pub format: Option<String>,
+}
+
+/// A root whose loss a person accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptedLoss {
+    /// The root object.
+    #[serde(with = "text")]
+    pub root: ObjectHash,
 }
 
 /// The newest root that was seen of one writer and source.
@@ -41,10 +57,32 @@ pub struct RememberedHead {
 }
 
 impl Remembered {
-    /// What is known of a repository at first sight.
+    /// What is known of a repository that shows this roster, after what was known before.
     #[must_use]
-    pub fn first(repository: RepositoryId, roster: &Roster) -> Self {
-        Self { repository, roster: roster.number, roster_hash: roster.hash, heads: Vec::new() }
+    pub fn next(before: Option<&Self>, repository: RepositoryId, roster: &Roster) -> Self {
+        Self {
+            repository,
+            roster: roster.number,
+            roster_hash: roster.hash,
+            heads: before.map(|before| before.heads.clone()).unwrap_or_default(),
+            accepted: before.map(|before| before.accepted.clone()).unwrap_or_default(),
+            format: before.and_then(|before| before.format.clone()),
+        }
+    }
+
+    /// Takes note that a root is gone for good.
+    pub fn accept(&mut self, root: ObjectHash) {
+        if !self.accepted.iter().any(|accepted| accepted.root == root) {
+            self.accepted.push(AcceptedLoss { root });
+        }
+    }
+
+    /// The object `format`, where it is remembered and is this repository's.
+    #[must_use]
+    pub fn format(&self, root: VerifyKey) -> Option<Bytes> {
+        let bytes = Bytes::from(hex::decode(self.format.as_ref()?).ok()?);
+        let (signer, format) = Format::open(&bytes).ok()?;
+        (signer == root && format.repository == self.repository).then_some(bytes)
     }
 
     /// Whether `roster` is as new as the remembered one, or newer. Of two with one number the one
@@ -116,6 +154,8 @@ mod tests {
                 sequence: 9,
                 root: ObjectHash::from([5; 32]),
             }],
+            accepted: vec![AcceptedLoss { root: ObjectHash::from([6; 32]) }],
+            format: Some("07".to_owned()),
         };
         let json = serde_json::to_string(&remembered).expect("json");
         assert_eq!(serde_json::from_str::<Remembered>(&json).expect("read"), remembered);

@@ -1,5 +1,6 @@
 //! An opened repository.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use crate::index::IndexSet;
 use crate::local::LocalObjects;
 use crate::object::ObjectType;
 use crate::reader::SnapshotReader;
-use crate::remember::RememberedHead;
+use crate::remember::{AcceptedLoss, RememberedHead};
 use crate::root::{Root, decode};
 use crate::snapshots::{SnapshotList, list};
 
@@ -26,6 +27,7 @@ pub struct Repository {
     fetcher: Arc<Fetcher>,
     local: LocalObjects,
     cache: PathBuf,
+    accepted: BTreeSet<ObjectHash>,
 }
 
 impl Repository {
@@ -43,11 +45,24 @@ impl Repository {
         Ok(Self {
             local: LocalObjects::new(&cache.join("objects")),
             cache: cache.to_owned(),
+            accepted: BTreeSet::new(),
             store,
             access,
             index,
             fetcher,
         })
+    }
+
+    /// The same, with roots of whose loss a person took note: it is told no more.
+    #[must_use]
+    pub fn accepting(mut self, losses: &[AcceptedLoss]) -> Self {
+        self.accepted = losses.iter().map(|loss| loss.root).collect();
+        self
+    }
+
+    /// Whether a person took note that this root is gone.
+    pub(crate) fn accepts(&self, root: &ObjectHash) -> bool {
+        self.accepted.contains(root)
     }
 
     /// Lists the snapshots of the domains that we know, oldest first. `remembered` are newest roots
@@ -56,7 +71,7 @@ impl Repository {
     /// # Errors
     /// [`RepoError::Store`]. Forged and damaged objects are in the list, not errors.
     pub async fn snapshots(&self, remembered: &[RememberedHead]) -> Result<SnapshotList, RepoError> {
-        list(self.store.as_ref(), &self.access, &self.local, remembered).await
+        list(self.store.as_ref(), &self.access, &self.local, (remembered, &self.accepted)).await
     }
 
     /// The root object of a snapshot, checked and opened as far as our keys reach.

@@ -143,7 +143,8 @@ impl SnapshotList {
 
 /// Lists the snapshots of the domains that we know.
 ///
-/// `remembered` are heads that were seen before: what is missing of them is told.
+/// `remembered` are heads that were seen before, and roots of whose loss a person took note: what is missing
+/// of the first and not among the second is told.
 ///
 /// # Errors
 /// [`RepoError::Store`] where the store fails. Forged or damaged objects are no errors: they are in
@@ -152,7 +153,7 @@ pub(crate) async fn list(
     store: &dyn Store,
     access: &Access,
     local: &LocalObjects,
-    remembered: &[RememberedHead],
+    remembered: (&[RememberedHead], &BTreeSet<ObjectHash>),
 ) -> Result<SnapshotList, RepoError> {
     let mut out = SnapshotList::default();
     let mut found: Vec<(Root, Timestamp)> = Vec::new();

@@ -215,7 +215,11 @@ impl Repository {
         let own = writer.sign.verify_key();
         let known = Arc::new(Known::new(Arc::clone(self.index()), (own, writer.domain)));
         let shown = self.snapshots(&[]).await?.heads();
-        let chain = Chain::end(own, source_tag, shown.iter().chain(&options.remembered));
+        let mut chain = Chain::end(own, source_tag, shown.iter().chain(&options.remembered));
+        if chain.root.is_some_and(|root| self.accepts(&root)) {
+            // It is gone for good: the next root names the newest that is there.
+            chain.root = Chain::end(own, source_tag, &shown).root;
+        }
         let grace = Duration::from_secs(access.roster.grace_seconds);
         let clock = Arc::clone(&context.clock);
         let run = Arc::new(OpenRun::begin(run_id, link, Arc::clone(&known), clock, grace).await?);

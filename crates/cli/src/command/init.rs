@@ -6,12 +6,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use lifeboat_engine::repository::{remember, remembered};
 use lifeboat_engine::{Host, JobError};
 use lifeboat_model::config::{RepositoryConfig, Role, StackConfig};
 use lifeboat_repo::format::Format;
 use lifeboat_repo::join::{Grant, accept_grant};
 use lifeboat_repo::keyfile::{KeyFile, MaintainerKey, OwnerKey, WriterKey};
-use lifeboat_repo::{CreateOptions, Creation, Passphrase, RepoError};
+use lifeboat_repo::{CreateOptions, Creation, Passphrase, Remembered, RepoError, without_format};
 use lifeboat_store::{Store, StoreErrorKind};
 use serde::Serialize;
 
@@ -114,6 +115,10 @@ impl Init<'_> {
             }
             return self.join(&store).await;
         }
+        match without_format(&store).await {
+            RepoError::NoRepository { .. } => {}
+            error => return Err(error.into()),
+        }
         if self.args.grant.is_some() {
             return Err(RepoError::NoRepository { store: store.to_string() }.into());
         }
@@ -151,12 +156,14 @@ impl Init<'_> {
             stack: self.config.stack.clone(),
         };
         let left = self.left_by_an_earlier_init(&identity)?;
+        let before = self.lost(&left, store)?;
         let creation = match &left {
             Left { owner: Some(owner), writer, maintainer } => {
                 Creation::with_keys(options, owner.clone(), writer.clone(), maintainer.clone())
             }
             _ => Creation::new(options),
         };
+        let creation = creation.after(before.as_ref().map_or(0, |before| before.roster));
         let keys = [
             ("identity", Some(&identity), KeyFile::Owner(creation.owner.clone()), left.owner.is_some()),
             (
@@ -182,8 +189,41 @@ impl Init<'_> {
         }
         creation.put(store).await?;
         tested(Some(&self.host), store, &KeyFile::Owner(creation.owner.clone()), &identity).await?;
+        if before.is_some() {
+            self.accept_loss(&creation.owner);
+        }
         self.tell_owner(&identity, &creation.owner)?;
         Ok(made)
+    }
+
+    /// What this machine remembers of a repository that these keys belong to and that the store does not hold
+    /// any more. Only a person knows whether it is lost or elsewhere.
+    fn lost(&self, left: &Left, store: &Arc<dyn Store>) -> Result<Option<Remembered>, Failure> {
+        let id = left.owner.as_ref().map(|owner| owner.identity.repository);
+        let Some(before) = id.and_then(|id| remembered(&self.host, id)) else { return Ok(None) };
+        if self.args.memory.forget_remembered_roster {
+            return Ok(Some(before));
+        }
+        let what = format!(
+            "{store} is empty, and this machine remembers the repository {} of these keys, with roster {}",
+            hex::encode(before.repository.0),
+            before.roster
+        );
+        Err(Failure::new(Exit::Failed, what).hint(
+            "is its disk mounted, and the url right? Where the store is lost for good, \
+             `lifeboat init --forget-remembered-roster` makes it anew with the same keys",
+        ))
+    }
+
+    /// The snapshots of the lost store are gone, and nobody need be told again.
+    fn accept_loss(&self, owner: &OwnerKey) {
+        let Some(mut memory) = remembered(&self.host, owner.identity.repository) else { return };
+        for root in memory.heads.iter().map(|head| head.root).collect::<Vec<_>>() {
+            memory.accept(root);
+        }
+        remember(&self.host, &memory);
+        let count = memory.heads.len();
+        self.session.talk.warn(&format!("the histories of {count} sources that the lost store held begin anew"));
     }
 
     fn tell_owner(&self, identity: &Path, owner: &OwnerKey) -> Result<(), Failure> {

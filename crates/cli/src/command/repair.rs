@@ -71,6 +71,9 @@ fn lack(lost: &Lost) -> String {
 
 fn plan(report: &RepairReport, zone: &jiff::tz::TimeZone) -> String {
     let mut lines = vec![format!("repair {}", report.repository)];
+    if report.format {
+        lines.push("  put back the object `format`, as this machine remembers it; then look at the rest".to_owned());
+    }
     for (verb, objects) in [
         ("pack the good records anew of", &report.salvage),
         ("write an index for", &report.index),
@@ -109,9 +112,10 @@ fn told(report: &RepairReport, read_data: bool) -> String {
     if report.dry_run {
         return format!("{}: nothing was done, {} problems were found", report.repository, report.errors);
     }
+    let format = if report.format { "`format` is back, " } else { "" };
     let forgotten = report.lost.iter().filter(|lost| lost.forgotten).count();
     format!(
-        "{}: {} records packed anew, {} packs indexed, {} of {} lost chunks are back, {} objects deleted, {} snapshots \
+        "{}: {format}{} records packed anew, {} packs indexed, {} of {} lost chunks are back, {} objects deleted, {} snapshots \
          still lack something, {forgotten} forgotten",
         report.repository,
         report.salvaged,

@@ -22,6 +22,13 @@ pub(crate) async fn check(session: &Session, args: CheckArgs) -> Result<Exit, Fa
     let budget = args.budget.as_deref().map(request::budget).transpose()?.unwrap_or_default();
     let running = session.host_with(&args.identity)?;
     let (host, from) = (running.host(), args.from.as_deref());
+    if !args.accept_loss.is_empty() {
+        let names = args.accept_loss.iter().map(|name| request::root(name)).collect::<Result<Vec<_>, _>>()?;
+        let accepted = lifeboat_engine::history::accept_losses(&host, from, &names).await;
+        for root in running.done(accepted)? {
+            session.talk.note(&format!("noted: roots/snapshot/{root} is gone for good"));
+        }
+    }
     let done = if args.since_last {
         lifeboat_engine::upkeep::check_since_last(&host, from, budget).await
     } else {
@@ -40,6 +47,14 @@ pub(crate) async fn check(session: &Session, args: CheckArgs) -> Result<Exit, Fa
         for finding in &report.errors {
             let what = format!("{}: {}: {}", report.repository, finding.object, finding.what);
             session.talk.bad(&output::one_line(&what), &finding.entries);
+            if let Some(root) = finding.object.strip_prefix("roots/snapshot/").filter(|_| finding.kind == "chain") {
+                let from = if reports.len() > 1 { format!(" --from {}", report.repository) } else { String::new() };
+                session.talk.note(&format!(
+                    "hint: find out who took it away; where it is gone for good, `lifeboat check --accept-loss \
+                     {}{from}` takes note",
+                    &root[..12.min(root.len())]
+                ));
+            }
         }
     }
     if session.cancel.is_cancelled() {

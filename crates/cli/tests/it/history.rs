@@ -72,3 +72,69 @@ fn a_backup_after_all_roots_are_gone_is_made_and_ends_with_3() {
     let again = place.run(&["backup"]).expect(3);
     assert!(again.err.contains("which is gone, and nobody forgot it"), "{}", again.err);
 }
+
+#[test]
+fn a_store_that_was_set_back_is_noted_root_by_root_and_the_history_goes_on() {
+    let place = Place::backed_up();
+    let roots = || -> Vec<String> {
+        let all = fs::read_dir(place.path("repository/roots/snapshot")).expect("roots").flatten();
+        all.map(|root| root.file_name().into_string().expect("a name")).collect()
+    };
+    let first = roots();
+    place.run(&["backup", "--label", "second"]).good();
+    let second = roots().into_iter().find(|root| !first.contains(root)).expect("a second one");
+    fs::remove_file(place.path("repository/roots/snapshot").join(&second)).expect("removed");
+    let found = place.run(&["check"]).expect(1);
+    assert!(found.err.contains(&format!("--accept-loss {}", &second[..12])), "{}", found.err);
+    for (wrong, what) in [("abcdef", "names 0 of the root objects"), ("xyz", "names no root object")] {
+        let refused = place.run(&["check", "--accept-loss", wrong]).expect(2);
+        assert!(refused.err.contains(what) && refused.err.contains("hint: "), "{}", refused.err);
+    }
+    place.run(&["check"]).expect(1);
+    place.run(&["check", "--accept-loss", &second[..12]]).good();
+    place.run(&["backup", "--label", "third"]).good();
+    place.run(&["check"]).good();
+    place.run(&["snapshots"]).good();
+    // A further loss is told all the same, and a machine that remembers nothing finds no gap.
+    elsewhere(&place, &["check"]).good();
+    fs::remove_file(place.path("repository/roots/snapshot").join(&first[0])).expect("removed");
+    let found = place.run(&["check"]).expect(1);
+    assert!(found.err.contains(&first[0]) && !found.err.contains(&second), "{}", found.err);
+}
+
+#[test]
+fn a_lost_store_is_made_again_only_where_a_person_says_so() {
+    let place = Place::backed_up();
+    fs::remove_dir_all(place.path("repository")).expect("lost");
+    fs::create_dir(place.path("repository")).expect("an empty disk");
+    let refused = place.run(&["init"]).expect(1);
+    assert!(refused.err.contains("init --forget-remembered-roster"), "{}", refused.err);
+    assert_eq!(fs::read_dir(place.path("repository")).expect("it").count(), 0, "nothing was made");
+    place.run(&["init", "--forget-remembered-roster"]).good();
+    place.run(&["backup", "--label", "again"]).good();
+    place.run(&["check", "--read-data"]).good();
+    place.run(&["restore", "documents@again", "--to", "out"]).good();
+    place.run(&["init"]).good();
+}
+
+#[test]
+fn a_repository_that_lost_its_format_is_damaged_and_a_repair_puts_it_back() {
+    let place = Place::backed_up();
+    let format = place.path("repository/format");
+    let bytes = fs::read(&format).expect("it");
+    fs::remove_file(&format).expect("removed");
+    for args in [&["backup"][..], &["snapshots"], &["init"], &["check"], &["doctor"], &["prune", "--yes"]] {
+        let refused = place.run(args).expect(1);
+        let all = format!("{}{}", refused.out, refused.err);
+        assert!(all.contains("`format` is gone") && all.contains("lifeboat repair"), "{args:?}: {all}");
+        assert!(!all.contains("lifeboat init"), "{args:?}: {all}");
+    }
+    let elsewhere = elsewhere(&place, &["repair", "--yes"]).expect(1);
+    assert!(elsewhere.err.contains("from a copy of the store"), "{}", elsewhere.err);
+    let planned = place.run(&["repair", "--dry-run"]).expect(1);
+    assert!(planned.out.contains("put back the object `format`") && !format.exists(), "{}", planned.out);
+    place.run(&["repair", "--yes"]).good();
+    assert_eq!(fs::read(&format).expect("it is back"), bytes);
+    place.run(&["backup"]).good();
+    place.run(&["check", "--read-data"]).good();
+}

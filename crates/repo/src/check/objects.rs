@@ -222,7 +222,12 @@ pub(super) async fn roots(
                 let roster = numbered_key(ObjectType::Roster.prefix(), number, hash);
                 report.problem(ProblemKind::Missing, roster, finding);
             }
-            _ => report.problem(ProblemKind::Chain, format!("chain of writer {}", finding.writer), finding),
+            Trouble::Fork { .. } => {
+                report.problem(ProblemKind::Chain, format!("chain of writer {}", finding.writer), finding);
+            }
+            Trouble::Missing { root: gone, .. } | Trouble::Gap { missing: gone, .. } => {
+                report.problem(ProblemKind::Chain, kind.key(gone), finding);
+            }
         }
     }
     report.snapshots = roots.len() as u64;

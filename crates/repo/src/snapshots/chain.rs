@@ -1,7 +1,7 @@
 //! Whether the chains of roots are whole.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use lifeboat_model::{Digest, ObjectHash, SnapshotId};
@@ -60,6 +60,18 @@ pub enum Trouble {
     },
 }
 
+impl Trouble {
+    /// The root that is gone, where that is the trouble.
+    #[must_use]
+    pub const fn gone(&self) -> Option<ObjectHash> {
+        match self {
+            Self::Missing { root, .. } => Some(*root),
+            Self::Gap { missing, .. } => Some(*missing),
+            Self::NewerRoster { .. } | Self::Fork { .. } => None,
+        }
+    }
+}
+
 impl fmt::Display for ChainFinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.trouble {
@@ -111,7 +123,7 @@ fn newer_roster(list: &SnapshotList, roster: &Roster) -> Option<ChainFinding> {
 pub(super) fn examine(
     list: &SnapshotList,
     verdicts: &Verdicts,
-    remembered: &[RememberedHead],
+    (remembered, accepted): (&[RememberedHead], &BTreeSet<ObjectHash>),
     roster: &Roster,
 ) -> Vec<ChainFinding> {
     let mut chains: BTreeMap<(VerifyKey, Digest), BTreeMap<u64, Vec<&SnapshotInfo>>> = BTreeMap::new();
@@ -119,7 +131,9 @@ pub(super) fn examine(
         let chain = chains.entry((info.writer, info.header.source_tag)).or_default();
         chain.entry(info.header.sequence).or_default().push(info);
     }
-    let gone = |hash: &ObjectHash| !list.roots.contains(hash) && !verdicts.forgotten(&SnapshotId(hash.0));
+    let gone = |hash: &ObjectHash| {
+        !list.roots.contains(hash) && !verdicts.forgotten(&SnapshotId(hash.0)) && !accepted.contains(hash)
+    };
     let mut findings: Vec<_> = newer_roster(list, roster).into_iter().collect();
     for (&(writer, source_tag), chain) in &chains {
         let mut add = |trouble| findings.push(ChainFinding { writer, source_tag, trouble });
