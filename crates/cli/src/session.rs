@@ -1,5 +1,6 @@
 //! What a command runs in: configuration, clock, catalog, scratch directory, the wish to stop.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -115,7 +116,7 @@ impl Session {
             asking.end();
             asker.ask(path)
         });
-        Ok(Running { config, catalog, context, progress, passphrase, _scratch: scratch })
+        Ok(Running { config, catalog, context, progress, passphrase, _scratch: scratch, _temporary: None })
     }
 
     /// Loads the configuration and begins.
@@ -123,15 +124,45 @@ impl Session {
         self.begin(self.load()?.config, Asker::default())
     }
 
+    /// As [`Self::begin`] for commands that bring data back: a state directory that cannot be written, on a
+    /// full disk or a broken one, must not be in their way. They go on in a temporary one.
+    pub(crate) fn begin_reading(&self, mut config: StackConfig, asker: Asker) -> Result<Running, Failure> {
+        let Err(error) = writable(&config.state_dir) else { return self.begin(config, asker) };
+        let made = tempfile::Builder::new().prefix("lifeboat-").tempdir();
+        let Some(dir) = made.ok().filter(|dir| writable(dir.path()).is_ok()) else {
+            return self.begin(config, asker);
+        };
+        self.talk.warn(&format!(
+            "the state directory {} cannot be written ({error}); this command goes on in {}, remembers nothing, and \
+             nothing keeps a backup on this machine from running beside it",
+            config.state_dir.display(),
+            dir.path().display()
+        ));
+        dir.path().clone_into(&mut config.state_dir);
+        let running = self.begin(config, asker)?;
+        Ok(Running { _temporary: Some(dir), ..running })
+    }
+
+    /// As [`Self::host_with`] for commands that bring data back, see [`Self::begin_reading`].
+    pub(crate) fn host_to_read(&self, identity: &IdentityArgs) -> Result<Running, Failure> {
+        let (config, asker) = self.with(identity)?;
+        self.begin_reading(config, asker)
+    }
+
     /// Loads the configuration and begins, with another identity than the configuration's where
     /// one is given.
     pub(crate) fn host_with(&self, identity: &IdentityArgs) -> Result<Running, Failure> {
+        let (config, asker) = self.with(identity)?;
+        self.begin(config, asker)
+    }
+
+    fn with(&self, identity: &IdentityArgs) -> Result<(StackConfig, Asker), Failure> {
         let mut config = self.load()?.config;
         if let Some(path) = &identity.identity {
             let path = absolute(path)?;
             config.repositories.values_mut().for_each(|repository| repository.identity_file = Some(path.clone()));
         }
-        self.begin(config, Asker::new(identity.passphrase_file.as_ref())?)
+        Ok((config, Asker::new(identity.passphrase_file.as_ref())?))
     }
 
     /// Whether data goes to standard output as JSON.
@@ -148,6 +179,18 @@ pub(crate) struct Running {
     progress: Arc<Progress>,
     passphrase: Box<AskPassphrase<'static>>,
     _scratch: Scratch,
+    _temporary: Option<tempfile::TempDir>,
+}
+
+/// What a small catalog and the cache of a small repository take.
+const STATE_BYTES_LEAST: usize = 1 << 20;
+
+/// Whether a directory can be made and takes that much.
+fn writable(dir: &Path) -> std::io::Result<()> {
+    lifeboat_wire::fs::create_dir_durable(dir, 0o700).map_err(std::io::Error::other)?;
+    let mut file = tempfile::tempfile_in(dir)?;
+    file.write_all(&vec![0; STATE_BYTES_LEAST])?;
+    file.sync_all()
 }
 
 impl Running {

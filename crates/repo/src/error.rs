@@ -321,9 +321,10 @@ impl RepoError {
                 StoreErrorKind::Transient => Some("try again; the store may be back soon"),
                 _ => None,
             },
-            Self::Cache(_) => {
-                Some("the cache directory needs a working disk with free space; what is in it can be deleted")
-            }
+            Self::Cache(_) => Some(
+                "the cache directory needs a working disk with free space; what is in it can be deleted, and --state-dir \
+                 names another one",
+            ),
             Self::GivenUp { source, .. } => source.as_ref().and_then(|cause| cause.hint()),
             Self::Io { .. } | Self::Read(_) => None,
         }

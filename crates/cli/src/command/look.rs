@@ -16,7 +16,7 @@ use crate::session::Session;
 /// A snapshot may have more entries than fit in memory: lines go out as they are read.
 pub(crate) async fn ls(session: &Session, args: LsArgs) -> Result<Exit, Failure> {
     let part = request::part(&args.what)?;
-    let running = session.host_with(&args.identity)?;
+    let running = session.host_to_read(&args.identity)?;
     let opened = running.done(open_snapshot(&running.host(), &part.snapshot, args.from.as_deref()).await)?;
     let depth = if args.recursive { Depth::All } else { Depth::Children };
     let mut out = std::io::BufWriter::new(std::io::stdout());
@@ -92,7 +92,7 @@ pub(crate) async fn cat(session: &Session, args: CatArgs) -> Result<Exit, Failur
             Failure::usage("no path is given").hint("write SNAPSHOT:PATH; `lifeboat ls SNAPSHOT` lists the paths")
         );
     };
-    let running = session.host_with(&args.identity)?;
+    let running = session.host_to_read(&args.identity)?;
     let opened = running.done(open_snapshot(&running.host(), &part.snapshot, args.from.as_deref()).await)?;
     let out = rustix::io::dup(std::io::stdout()).map_err(|error| Failure::of(Exit::Failed, &error))?;
     let mut out = tokio::fs::File::from_std(std::fs::File::from(out));

@@ -20,7 +20,7 @@ pub(crate) async fn run(session: &Session, args: RecoverArgs) -> Result<Exit, Fa
     // Free of links and `..`: the path may end up in a configuration.
     let identity = args.identity.canonicalize().or_else(|_| absolute(&args.identity))?;
     let config = bare_config(&SecretUrl::new(args.url.clone()), &identity, &state_dir);
-    let running = session.begin(config, Asker::new(args.passphrase_file.as_ref())?)?;
+    let running = session.begin_reading(config, Asker::new(args.passphrase_file.as_ref())?)?;
     let mut report = running.done(recover(&running.host()).await)?;
     if let Some(stack) = &args.stack {
         let known: Vec<String> = report.stacks.iter().map(|found| found.stack.to_string()).collect();

@@ -29,7 +29,7 @@ pub(crate) async fn restore(session: &Session, args: RestoreArgs) -> Result<Exit
         },
         access: access(),
     };
-    let running = session.host_with(&args.identity)?;
+    let running = session.host_to_read(&args.identity)?;
     let refused = std::sync::Mutex::new(None);
     let asked_before = AtomicBool::new(false);
     let asking = |plan: &RestorePlan| {
@@ -75,7 +75,7 @@ pub(crate) async fn verify(session: &Session, args: VerifyArgs) -> Result<Exit, 
         options: RestoreOptions { only: args.only, rename: request::renames(&args.rename)?, ..Default::default() },
         access: access(),
     };
-    let running = session.host_with(&args.identity)?;
+    let running = session.host_to_read(&args.identity)?;
     let report = running.done(lifeboat_engine::restore::verify(&running.host(), &ask).await)?;
     if session.json() {
         output::json("verifications", &[&report])?;

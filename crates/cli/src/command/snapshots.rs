@@ -17,7 +17,7 @@ use crate::session::Session;
 
 pub(crate) async fn run(session: &Session, args: SnapshotsArgs) -> Result<Exit, Failure> {
     let asked = args.sources.iter().map(|text| request::group(text)).collect::<Result<Vec<_>, _>>()?;
-    let running = session.host_with(&args.identity)?;
+    let running = session.host_to_read(&args.identity)?;
     let listings = running.done(snapshots(&running.host(), args.from.as_deref()).await)?;
     refuse_unknown(&running.config, &asked, &listings)?;
     let shown = |summary: &&SnapshotSummary| asked.is_empty() || asked.iter().any(|group| group.holds(summary));

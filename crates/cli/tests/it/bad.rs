@@ -129,6 +129,16 @@ impl Small {
         }
     }
 
+    fn fill(&self) {
+        let mut filler = fs::File::create(self.0.join("filler")).unwrap();
+        std::io::copy(&mut std::io::repeat(1), &mut filler).unwrap_err();
+    }
+
+    /// Nobody may write there any more.
+    fn lock(&self) {
+        rustix::mount::mount_remount(&self.0, rustix::mount::MountFlags::RDONLY, "").unwrap();
+    }
+
     fn grow(&self, size: &str) {
         let options = std::ffi::CString::new(format!("size={size}")).unwrap();
         rustix::mount::mount_remount(&self.0, rustix::mount::MountFlags::empty(), &*options).unwrap();
@@ -247,6 +257,26 @@ fn a_target_that_is_too_small_is_told_and_keeps_what_it_had() {
     world.run(&restore).expect(0);
     assert_eq!(fs::read(world.restored("gamma")).unwrap(), fs::read(world.path("tree/gamma")).unwrap());
     assert_eq!(fs::read(world.restored("other")).unwrap(), b"not in the snapshot");
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_written_stops_nobody_who_brings_data_back() {
+    let world = World::backed_up();
+    let state = world.path("state");
+    let Some(small) = Small::mount("a_state_directory_that_cannot_be_written", &state, "1m") else { return };
+    let told = |done: Outcome| assert!(done.err.contains("cannot be written"), "{}", done.err);
+    let bring = |out: &str| {
+        told(world.run(&["restore", "tree", "--to", &world.text(out), "--yes"]).expect(0));
+        for args in [&["ls", "tree"][..], &["snapshots"], &["verify", "tree", "--to", &world.text(out)]] {
+            told(world.run(args).expect(0));
+        }
+    };
+    small.fill();
+    bring("out");
+    assert_eq!(fs::metadata(world.restored("alpha")).unwrap().len(), 300_000);
+    world.run(&["backup"]).expect(1);
+    small.lock();
+    bring("again");
 }
 
 #[test]

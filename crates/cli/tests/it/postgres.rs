@@ -149,20 +149,25 @@ fn a_damaged_snapshot_leaves_the_live_database_as_it_was() {
 }
 
 #[test]
-fn a_full_scratch_disk_ends_a_restore_and_changes_nothing() {
+fn a_restore_without_room_anywhere_changes_nothing_and_one_without_room_for_its_state_goes_on() {
     let Some(world) = World::new("a_full_scratch_disk") else { return };
     world.run(&["backup"]).expect(0);
     let live = world.births();
     let state = world.dir.path().join("state");
     let Some(_small) = Small::mount("a_full_scratch_disk", &state, "1m") else { return };
-    let restore = ["restore", "registry", "--to", "origin", "--rename", "events=copy", "--yes"];
     let mut filler = fs::File::create(state.join("filler")).unwrap();
     std::io::copy(&mut std::io::repeat(1), &mut filler).unwrap_err();
-    let refused = world.run(&restore).expect(1);
+    let restore = ["restore", "registry", "--to", "origin", "--rename", "events=copy", "--yes"];
+    let nowhere = world.caller.env("TMPDIR", state.to_str().unwrap());
+    let refused = nowhere.run(&restore).expect(1);
     assert!(refused.err.contains("No space left") && refused.err.contains("/state"), "{}", refused.err);
     assert_eq!(world.births(), live);
-    let left = "SELECT count(*) FROM pg_database WHERE datname LIKE 'copy%'";
-    assert_eq!(world.server.sql("postgres", left), "0");
+    let copies = "SELECT count(*) FROM pg_database WHERE datname LIKE 'copy%'";
+    assert_eq!(world.server.sql("postgres", copies), "0");
+    // With room for temporary files it goes on.
+    let done = world.run(&restore).expect(0);
+    assert!(done.err.contains("cannot be written") && done.err.contains("remembers nothing"), "{}", done.err);
+    assert_eq!(world.server.sql("postgres", copies), "1");
 }
 
 #[test]
