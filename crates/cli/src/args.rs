@@ -26,8 +26,8 @@ fn exit_codes() -> String {
 /// How a snapshot is named, for the help of the commands that take one; then examples.
 fn which(examples: &str) -> String {
     format!(
-        "WHICH is `latest` (the default), a time (the newest at or before it), an id of 6 or more digits, or a label.\n\
-         A time without offset is read in the configuration's timeZone.\n\n{examples}"
+        "WHICH is `latest` (the default), a time (the newest at or before the end of that second, minute or day), an id\n\
+         of 6 or more digits, or a label. A time without offset is read in the configuration's timeZone.\n\n{examples}"
     )
 }
 
@@ -239,7 +239,7 @@ pub(crate) struct RestoreArgs {
     #[arg(long, value_name = "REPOSITORY", alias = "repository")]
     pub(crate) from: Option<String>,
     /// A part, repeatable: path or glob of files; DATABASE, DATABASE/SCHEMA, DATABASE/TABLE or
-    /// DATABASE/SCHEMA.TABLE.
+    /// DATABASE/SCHEMA.TABLE. To a directory, of a database too, a path that `ls` shows.
     #[arg(long, value_name = "PATH|TABLE")]
     pub(crate) only: Vec<String>,
     /// Replace what stands in the way: everything is read and checked, restored beside it, then renamed.

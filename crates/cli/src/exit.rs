@@ -18,13 +18,11 @@ pub(crate) enum Exit {
     Busy = 11,
     /// A key is wrong or missing.
     Key = 12,
-    /// An objective for data loss or downtime was missed.
-    Objective = 20,
 }
 
 impl Exit {
     /// All of them, for the help text.
-    pub(crate) const ALL: [(Self, &'static str); 8] = [
+    pub(crate) const ALL: [(Self, &'static str); 7] = [
         (Self::Ok, "done"),
         (Self::Failed, "failed; damaged or forged objects too"),
         (Self::Usage, "wrong usage or configuration"),
@@ -32,7 +30,6 @@ impl Exit {
         (Self::NoRepository, "no repository"),
         (Self::Busy, "locked or busy"),
         (Self::Key, "wrong or missing key"),
-        (Self::Objective, "an objective was missed"),
     ];
 
     /// The number.
@@ -53,16 +50,8 @@ mod tests {
     #[test]
     fn scripts_rely_on_these_numbers() {
         let numbers = Exit::ALL.map(|(exit, _)| (exit.code(), format!("{exit:?}")));
-        let expected = [
-            (0, "Ok"),
-            (1, "Failed"),
-            (2, "Usage"),
-            (3, "Problems"),
-            (10, "NoRepository"),
-            (11, "Busy"),
-            (12, "Key"),
-            (20, "Objective"),
-        ];
+        let expected =
+            [(0, "Ok"), (1, "Failed"), (2, "Usage"), (3, "Problems"), (10, "NoRepository"), (11, "Busy"), (12, "Key")];
         assert_eq!(numbers, expected.map(|(number, name)| (number, name.to_owned())));
         assert_eq!(Exit::from_code(12), Exit::Key);
         assert_eq!(Exit::from_code(77), Exit::Failed);

@@ -109,13 +109,12 @@ pub(crate) fn maybe_size(bytes: Option<u64>) -> String {
 
 /// A time for people, with the offset of its zone.
 pub(crate) fn time(time: Timestamp, zone: &TimeZone) -> String {
-    time.to_zoned(zone.clone()).strftime("%F %T %:z").to_string()
+    lifeboat_model::snapshot::time_shown(time, zone)
 }
 
 /// A snapshot for people, in one line.
 pub(crate) fn snapshot(snapshot: &SnapshotSummary, zone: &TimeZone) -> String {
-    let label = snapshot.label.as_ref().map_or_else(String::new, |label| format!(" {label:?}"));
-    format!("{} {} of {}{label}", snapshot.id.short(), snapshot.group(), time(snapshot.instant(), zone))
+    one_line(&snapshot.shown(zone))
 }
 
 /// [`duration`] of seconds.

@@ -57,7 +57,10 @@ fn time_length(text: &str) -> usize {
             at += 1 + bytes[at + 1..].iter().take_while(|b| b.is_ascii_digit()).count();
         }
     }
-    if fits(at, "+00:00") || fits(at, "-00:00") {
+    // Times are shown with a space before the offset.
+    if fits(at, " +00:00") || fits(at, " -00:00") {
+        at += 7;
+    } else if fits(at, "+00:00") || fits(at, "-00:00") {
         at += 6;
     } else if fits(at, "Z") || fits(at, "z") {
         at += 1;
@@ -216,6 +219,7 @@ mod tests {
             ("documents@2026-02-05 03:00:srv", "documents@2026-02-05 03:00", Some("srv")),
             ("documents@2026-02-05 03:00:07:srv", "documents@2026-02-05 03:00:07", Some("srv")),
             ("documents@2026-02-05T03:00:07.25+02:00:a@b", "documents@2026-02-05T03:00:07.25+02:00", Some("a@b")),
+            ("documents@2026-02-05 03:00:07 +02:00:a", "documents@2026-02-05 03:00:07 +02:00", Some("a")),
             ("documents@2026-02-05T03:00Z:x", "documents@2026-02-05T03:00Z", Some("x")),
             ("documents@2026-02-05:x", "documents@2026-02-05", Some("x")),
             ("3f9a2c:events/toc.dat", "3f9a2c", Some("events/toc.dat")),

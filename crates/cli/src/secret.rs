@@ -1,5 +1,7 @@
 //! Passphrases of key files: from a file, or from a person.
 
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use lifeboat_repo::Passphrase;
@@ -41,9 +43,21 @@ pub(crate) fn new_passphrase(args: &PassphraseArgs) -> Result<Option<Passphrase>
     Ok(Some(passphrase))
 }
 
+/// Reads the file, which like a key file must not be everybody's to read.
 fn read(path: &Path) -> Result<Passphrase, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        Failure::of(Exit::Key, &error).while_doing(format!("the passphrase file {} cannot be read", path.display()))
-    })?;
+    let shown = path.display();
+    let failed = |error: std::io::Error| {
+        let failure = Failure::of(Exit::Key, &error).while_doing(format!("the passphrase file {shown} cannot be read"));
+        failure.hint("the file holds the passphrase alone; is the medium that holds it mounted?")
+    };
+    let mut file = std::fs::File::open(path).map_err(failed)?;
+    let meta = file.metadata().map_err(failed)?;
+    let mode = meta.permissions().mode() & 0o777;
+    if meta.is_file() && mode & 0o007 != 0 {
+        let what = format!("every user of this machine can read the passphrase file {shown} (mode {mode:03o})");
+        return Err(Failure::new(Exit::Key, what).hint(format!("chmod 600 {shown}")));
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(failed)?;
     Ok(Passphrase::new(text))
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use lifeboat_model::config::{SourceConfig, SourceKind};
 use lifeboat_model::snapshot::label_refusal;
+use lifeboat_model::words::counted;
 use lifeboat_model::{RecoveryPoint, Role, SnapshotId, SourceName, StackName};
 use lifeboat_repo::crypt::random;
 use lifeboat_repo::small::RunId;
@@ -175,7 +176,7 @@ fn check_label(host: &Host<'_>, source: &SourceConfig, label: &str) -> Result<()
     match label_refusal(label, &host.config.time_zone, taken.iter().map(String::as_str)) {
         None => Ok(()),
         Some(why) => Err(JobError::Usage {
-            what: format!("{} cannot be labelled {label:?}: {why}", host.label_of(&source.name)),
+            what: format!("{} cannot be labelled \"{label}\": {why}", host.label_of(&source.name)),
             hint: Some("choose another label, such as before-upgrade-2".to_owned()),
         }),
     }
@@ -287,7 +288,8 @@ impl SourceJob<'_> {
         };
         let mut notes = seen.last().map_or_else(Vec::new, |last| differences(&source, &last.facts, point, wanted));
         if let Some(count) = point.facts.get("files.sockets").filter(|count| *count != "0") {
-            notes.push(format!("{source}: {count} sockets were left out: who listens on them makes them anew"));
+            let sockets = count.parse().map_or_else(|_| count.clone(), |count| counted(count, "socket"));
+            notes.push(format!("{source}: {sockets} left out: who listens there makes them anew"));
         }
         notes
     }

@@ -1,5 +1,7 @@
 //! Looking into a snapshot: `ls` and `cat`.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use lifeboat_model::flow::{BodyError, ContentSink, Entry, EntryReader, EntryVisitor, Piece};
@@ -29,6 +31,8 @@ pub struct Listed {
     pub mtime: Option<Timestamp>,
     /// Target of a link, or why it was left out.
     pub note: Option<String>,
+    /// What the backup recorded of it.
+    pub problems: Vec<String>,
 }
 
 /// How far down `ls` goes.
@@ -41,7 +45,8 @@ pub enum Depth {
 }
 
 /// Calls `show` for each entry at or below `under`, in path order, as it is read: a snapshot may
-/// have more entries than fit in memory. An entry that is no directory is shown itself.
+/// have more entries than fit in memory. An entry that is no directory is shown itself. Returns what
+/// the backup recorded of entries there that were not shown.
 ///
 /// # Errors
 /// [`JobError::Read`] where nothing is there or it cannot be read; [`JobError::Io`] where `show`
@@ -51,15 +56,22 @@ pub async fn ls(
     under: Option<&EntryPath>,
     depth: Depth,
     show: &mut (dyn FnMut(Listed) -> std::io::Result<()> + Send),
-) -> Result<(), JobError> {
-    let mut lister = Lister { under, depth, show, last: None, any: false };
+) -> Result<Vec<(EntryPath, String)>, JobError> {
+    let mut problems: BTreeMap<EntryPath, Vec<String>> = BTreeMap::new();
+    for (path, what) in data.problems().iter().filter(|(path, _)| under.is_none_or(|under| path.is_within(under))) {
+        problems.entry(path.clone()).or_default().push(what.clone());
+    }
+    let mut lister = Lister { under, depth, show, problems, last: None, any: false };
     let what = || under.map_or_else(|| "listing the snapshot".to_owned(), |path| format!("listing {path}"));
     data.walk(under, &mut lister).await.map_err(JobError::read(what()))?;
     match under {
         Some(path) if !lister.any => {
             Err(JobError::read(what())(lifeboat_model::flow::ReadError::NoEntry { path: path.clone() }))
         }
-        _ => Ok(()),
+        _ => {
+            let left = lister.problems.into_iter();
+            Ok(left.flat_map(|(path, all)| all.into_iter().map(move |what| (path.clone(), what))).collect())
+        }
     }
 }
 
@@ -67,6 +79,8 @@ struct Lister<'a> {
     under: Option<&'a EntryPath>,
     depth: Depth,
     show: &'a mut (dyn FnMut(Listed) -> std::io::Result<()> + Send),
+    /// What the backup recorded, by entry, and was not shown yet.
+    problems: BTreeMap<EntryPath, Vec<String>>,
     /// The child shown last: what lies in it implies it no more.
     last: Option<EntryPath>,
     any: bool,
@@ -79,6 +93,11 @@ impl Lister<'_> {
         let parts: Vec<&[u8]> = path.components().take(above + 1).collect();
         (parts.len() > above).then(|| EntryPath::new(parts.join(&b'/')).expect("a part of a path is a path"))
     }
+
+    fn show(&mut self, path: &EntryPath, meta: &EntryMeta, bytes: u64) -> Result<(), BodyError> {
+        let problems = self.problems.remove(path).unwrap_or_default();
+        Ok((self.show)(Listed { problems, ..listed(path, meta, bytes) })?)
+    }
 }
 
 #[async_trait]
@@ -90,16 +109,16 @@ impl EntryVisitor for Lister<'_> {
             return Ok(());
         }
         if self.depth == Depth::All || itself {
-            return Ok((self.show)(listed(&entry.path, &entry.meta, entry.bytes))?);
+            return self.show(&entry.path, &entry.meta, entry.bytes);
         }
         let Some(child) = self.child(&entry.path) else { return Ok(()) };
         if child == entry.path {
             self.last = Some(child);
-            return Ok((self.show)(listed(&entry.path, &entry.meta, entry.bytes))?);
+            return self.show(&entry.path, &entry.meta, entry.bytes);
         }
         // A dump records no directories: `events/toc.dat` alone implies `events`.
         if self.last.as_ref() != Some(&child) {
-            (self.show)(listed(&child, &EntryMeta::new(EntryKind::Dir), 0))?;
+            self.show(&child, &EntryMeta::new(EntryKind::Dir), 0)?;
             self.last = Some(child);
         }
         Ok(())
@@ -114,29 +133,14 @@ fn listed(path: &EntryPath, meta: &EntryMeta, bytes: u64) -> Listed {
     let link = meta.link.as_ref().map(|link| String::from_utf8_lossy(link).into_owned());
     Listed {
         path: path.to_string(),
-        kind: kind_word(meta.kind),
+        kind: meta.kind.word(),
         bytes,
         mode: meta.mode,
         owner: name(&meta.owner),
         group: name(&meta.group),
         mtime: meta.mtime.and_then(time),
         note: link.or_else(|| meta.why.clone()),
-    }
-}
-
-/// The word for a kind of entry.
-#[must_use]
-pub const fn kind_word(kind: EntryKind) -> &'static str {
-    match kind {
-        EntryKind::File => "file",
-        EntryKind::Dir => "directory",
-        EntryKind::Symlink => "symlink",
-        EntryKind::Hardlink => "hardlink",
-        EntryKind::Fifo => "fifo",
-        EntryKind::CharDevice => "char-device",
-        EntryKind::BlockDevice => "block-device",
-        EntryKind::Socket => "socket",
-        EntryKind::Skipped => "skipped",
+        problems: Vec::new(),
     }
 }
 
@@ -165,7 +169,7 @@ pub async fn cat<W: AsyncWrite + Unpin + Send>(
             .ok_or_else(|| JobError::read(what())(missing(&link)))?;
     }
     if entry.meta.kind != EntryKind::File {
-        let what = format!("{path} is a {} and has no content", kind_word(entry.meta.kind));
+        let what = format!("{path} is a {} and has no content", entry.meta.kind.word());
         return Err(JobError::Usage { what, hint: Some("`lifeboat ls` lists what lies in it".to_owned()) });
     }
     let mut writer = Writer(out);
@@ -219,14 +223,33 @@ mod tests {
     }
 
     async fn list(under: Option<&str>, depth: Depth) -> Result<Vec<String>, JobError> {
+        Ok(list_of(&snapshot(), under, depth).await?.0)
+    }
+
+    /// What is shown, and how many problems are not.
+    async fn list_of(data: &FakeSnapshot, under: Option<&str>, depth: Depth) -> Result<(Vec<String>, usize), JobError> {
         let mut out = Vec::new();
         let under = under.map(path);
         let mut show = |listed: Listed| {
-            out.push(format!("{} {}", listed.kind, listed.path));
+            out.push(format!("{} {} {}", listed.kind, listed.path, listed.problems.join(", ")).trim_end().to_owned());
             Ok(())
         };
-        ls(&snapshot(), under.as_ref(), depth, &mut show).await?;
-        Ok(out)
+        let hidden = ls(data, under.as_ref(), depth, &mut show).await?;
+        Ok((out, hidden.len()))
+    }
+
+    #[tokio::test]
+    async fn ls_marks_what_the_backup_recorded_and_tells_what_it_does_not_show() {
+        let mut data = snapshot();
+        for (at, what) in [("srv/a", "torn"), ("srv/a", "no attributes"), ("events", "a table"), ("gone", "unlisted")] {
+            data.problems.push((path(at), what.to_owned()));
+        }
+        let (all, hidden) = list_of(&data, None, Depth::All).await.expect("listed");
+        assert!(all.contains(&"file srv/a torn, no attributes".to_owned()), "{all:?}");
+        assert_eq!(hidden, 2, "no entry of these names is listed");
+        let (top, hidden) = list_of(&data, None, Depth::Children).await.expect("listed");
+        assert_eq!((top[0].as_str(), hidden), ("directory events a table", 3));
+        assert_eq!(list_of(&data, Some("srv"), Depth::Children).await.expect("listed").1, 0, "elsewhere");
     }
 
     #[tokio::test]

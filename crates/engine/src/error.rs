@@ -141,6 +141,7 @@ impl JobError {
             Self::Store { source: OpenError::Url { .. }, .. }
             | Self::Usage { .. }
             | Self::Ref(_)
+            | Self::Resolve(_)
             | Self::Forbidden { .. }
             | Self::Source { source: SourceError::Config { .. }, .. } => RepoErrorKind::Usage.exit_code(),
             _ => 1,

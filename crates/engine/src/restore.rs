@@ -72,10 +72,14 @@ pub struct VerifyReport {
 }
 
 impl VerifyReport {
-    /// 0, or 1 where something differs.
+    /// 0, 1 where something differs, 3 where something could not be compared.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
-        u8::from(self.verified.difference_count > 0)
+        match (self.verified.difference_count, self.verified.problems.is_empty()) {
+            (0, true) => 0,
+            (0, false) => 3,
+            _ => 1,
+        }
     }
 }
 
@@ -104,8 +108,14 @@ pub async fn restore(host: &Host<'_>, ask: &RestoreAsk, mode: Mode<'_>) -> Resul
         // A backup that runs now is told before anybody is asked.
         drop(lock()?);
     }
-    let (point, to) = (&opened.point, ask.to.shown());
-    let request = RestoreRequest { snapshot: &opened.snapshot, point, to: &absolute(to), options: &ask.options };
+    let to = absolute(ask.to.shown());
+    let request = RestoreRequest {
+        snapshot: &opened.snapshot,
+        point: &opened.point,
+        problems: opened.data.problems(),
+        to: &to,
+        options: &ask.options,
+    };
     let machine = machine(host, &opened.repository);
     let run = match mode {
         Mode::DryRun => None,

@@ -35,6 +35,22 @@ impl EntryKind {
             .into_iter()
             .find(|kind| *kind as u8 == number)
     }
+
+    /// The word for it, for people and scripts.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Dir => "directory",
+            Self::Symlink => "symlink",
+            Self::Hardlink => "hardlink",
+            Self::Fifo => "fifo",
+            Self::CharDevice => "char-device",
+            Self::BlockDevice => "block-device",
+            Self::Socket => "socket",
+            Self::Skipped => "skipped",
+        }
+    }
 }
 
 /// One extended attribute. POSIX ACLs are the attributes `system.posix_acl_access` and

@@ -24,6 +24,17 @@ pub enum Piece {
     Hole(u64),
 }
 
+impl Piece {
+    /// How many bytes of the content it is.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::Data(bytes) => bytes.len() as u64,
+            Self::Hole(length) => *length,
+        }
+    }
+}
+
 /// The largest [`Piece::Data`]: 1 MiB.
 pub const PIECE_BYTES_MAX: usize = 1 << 20;
 
@@ -230,6 +241,9 @@ pub trait EntryReader: Send + Sync {
     /// # Errors
     /// As [`EntryReader::content`], for the first entry that is hurt.
     async fn preflight(&self, under: Option<&EntryPath>) -> Result<(), ReadError>;
+
+    /// What the backup recorded of entries that are left out or not sound, as far as it lists them.
+    fn problems(&self) -> &[(EntryPath, String)];
 }
 
 /// Why an entry could not be read from a snapshot.

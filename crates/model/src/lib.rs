@@ -16,6 +16,7 @@ pub mod retention;
 pub mod schedule;
 pub mod snapshot;
 pub mod target;
+pub mod words;
 
 pub use config::{Role, StackConfig};
 pub use entry::{EntryKind, EntryMeta, Fingerprint, Xattr};

@@ -10,10 +10,14 @@ use serde::{Serialize, Serializer};
 
 use crate::snapshot::{is_id_prefix, parse_time};
 use crate::target::{Finding, RestoreOptions, TargetInventory};
-use crate::{RecoveryPoint, Role, SnapshotId, SnapshotRef, SnapshotSummary, StackName};
+use crate::words::counted;
+use crate::{EntryPath, RecoveryPoint, Role, SnapshotId, SnapshotRef, SnapshotSummary, StackName};
 
 /// Candidates that an error lists at most.
 const CANDIDATES_MAX: usize = 20;
+
+/// Problems of a snapshot that a plan names; `ls` marks all.
+const PROBLEMS_MAX: usize = 5;
 
 /// No snapshot, or not just one, fits what was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -87,7 +91,7 @@ pub fn resolve<'a>(
 ) -> Result<&'a SnapshotSummary, ResolveError> {
     let of_stack = |s: &&SnapshotSummary| asked.stack.is_none() || s.stack == asked.stack;
     let Some(source) = &asked.source else {
-        return by_id(asked, asked.which.as_deref().unwrap_or_default(), snapshots.iter());
+        return by_id(asked, asked.which.as_deref().unwrap_or_default(), snapshots.iter(), zone);
     };
     let mine: Vec<&SnapshotSummary> =
         snapshots.iter().filter(of_stack).filter(|s| s.source.as_ref() == Some(source)).collect();
@@ -95,9 +99,9 @@ pub fn resolve<'a>(
         let ids: Vec<&SnapshotSummary> = with_prefix(source.as_str(), snapshots.iter()).collect();
         if !ids.is_empty() {
             return if mine.is_empty() {
-                by_id(asked, source.as_str(), snapshots.iter())
+                by_id(asked, source.as_str(), snapshots.iter(), zone)
             } else {
-                Err(ambiguous(asked, ids))
+                Err(ambiguous(asked, ids, zone))
             };
         }
     }
@@ -113,7 +117,7 @@ pub fn resolve<'a>(
     let newest = |snapshots: &mut dyn Iterator<Item = &'a SnapshotSummary>| {
         snapshots.max_by_key(|s| (s.instant(), s.time, s.id))
     };
-    let none = || no_match(asked, mine.iter().map(ToString::to_string));
+    let none = || no_match(asked, mine.iter().map(|s| s.shown(zone)));
     let which = asked.which.as_deref().unwrap_or("latest");
     if which == "latest" {
         return newest(&mut mine.iter().copied()).ok_or_else(none);
@@ -122,18 +126,19 @@ pub fn resolve<'a>(
         return newest(&mut mine.iter().copied().filter(|s| s.instant() <= time)).ok_or_else(none);
     }
     if is_id_prefix(which) && with_prefix(which, mine.iter().copied()).next().is_some() {
-        return by_id(asked, which, mine.iter().copied());
+        return by_id(asked, which, mine.iter().copied(), zone);
     }
-    one_of(asked, mine.iter().copied().filter(|s| s.label.as_deref() == Some(which)).collect(), none)
+    one_of(asked, mine.iter().copied().filter(|s| s.label.as_deref() == Some(which)).collect(), zone, none)
 }
 
 fn by_id<'a>(
     asked: &SnapshotRef,
     prefix: &str,
     snapshots: impl Iterator<Item = &'a SnapshotSummary> + Clone,
+    zone: &TimeZone,
 ) -> Result<&'a SnapshotSummary, ResolveError> {
     let hits = with_prefix(prefix, snapshots.clone()).collect();
-    one_of(asked, hits, || no_match(asked, snapshots.map(ToString::to_string)))
+    one_of(asked, hits, zone, || no_match(asked, snapshots.map(|s| s.shown(zone))))
 }
 
 fn with_prefix<'a>(
@@ -148,17 +153,18 @@ fn with_prefix<'a>(
 fn one_of<'a>(
     asked: &SnapshotRef,
     hits: Vec<&'a SnapshotSummary>,
+    zone: &TimeZone,
     none: impl FnOnce() -> ResolveError,
 ) -> Result<&'a SnapshotSummary, ResolveError> {
     match hits.as_slice() {
         [] => Err(none()),
         [one] => Ok(one),
-        _ => Err(ambiguous(asked, hits)),
+        _ => Err(ambiguous(asked, hits, zone)),
     }
 }
 
-fn ambiguous(asked: &SnapshotRef, hits: Vec<&SnapshotSummary>) -> ResolveError {
-    let candidates = hits.into_iter().take(CANDIDATES_MAX).map(ToString::to_string).collect();
+fn ambiguous(asked: &SnapshotRef, hits: Vec<&SnapshotSummary>, zone: &TimeZone) -> ResolveError {
+    let candidates = hits.into_iter().take(CANDIDATES_MAX).map(|s| s.shown(zone)).collect();
     ResolveError::Ambiguous { asked: asked.text.clone(), candidates }
 }
 
@@ -214,6 +220,8 @@ pub struct RestoreRequest<'a> {
     pub snapshot: &'a SnapshotSummary,
     /// What it captured.
     pub point: &'a RecoveryPoint,
+    /// What it records of entries that are left out or not sound, as far as it lists them.
+    pub problems: &'a [(EntryPath, String)],
     /// Where to.
     pub to: &'a Destination,
     /// What of it and how.
@@ -279,7 +287,7 @@ pub enum PlanError {
         why: String,
     },
     /// Something stands there already.
-    #[error("{to} holds {count} things that the restore would replace: {}", examples(occupied))]
+    #[error("{to} holds {} that the restore would replace: {}", counted(*count, "thing"), examples(occupied))]
     Occupied {
         /// Where to.
         to: Destination,
@@ -344,7 +352,7 @@ pub fn plan_restore(
     inventory: &TargetInventory,
     machine: &Machine,
 ) -> Result<RestorePlan, PlanError> {
-    let RestoreRequest { snapshot, point, to, options } = *request;
+    let RestoreRequest { snapshot, point, to, options, .. } = *request;
     if machine.role == Role::Backup
         && let Some(why) = own_stack(request, inventory, machine)
     {
@@ -422,13 +430,24 @@ fn warnings(request: &RestoreRequest<'_>, inventory: &TargetInventory, machine: 
         );
     }
     if request.options.replace && inventory.occupied_count > 0 {
-        warnings.push(format!("{} things that exist will be replaced", inventory.occupied_count));
+        let count = counted(inventory.occupied_count, "thing");
+        warnings.push(format!("{count} of what exists will be replaced"));
     }
     if inventory.alters_count > 0 {
-        warnings.push(format!("{} things that exist will be altered where they stand", inventory.alters_count));
+        warnings.push(format!("{} of what exists will be altered in place", counted(inventory.alters_count, "thing")));
     }
     if let Some(problems) = request.snapshot.problems.filter(|count| *count > 0) {
-        warnings.push(format!("the snapshot records {problems} problems: what was skipped then is not in it"));
+        warnings.push(format!(
+            "the snapshot records {}: what was left out then is not in it, and what changed while it was read may \
+             not be whole",
+            counted(problems, "problem")
+        ));
+        let listed = request.problems.iter().take(PROBLEMS_MAX).map(|(path, what)| format!("{path}: {what}"));
+        warnings.extend(listed);
+        let more = problems.saturating_sub(PROBLEMS_MAX as u64);
+        if more > 0 {
+            warnings.push(format!("and {}; `lifeboat ls -R` marks the entries", counted(more, "more problem")));
+        }
     }
     if request.snapshot.clock_drift {
         warnings.push("the writer's clock and the store's were more than an hour apart".to_owned());

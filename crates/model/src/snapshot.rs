@@ -1,10 +1,8 @@
 //! What is told of a snapshot, and how a person names one.
 
-use std::fmt;
-
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
+use jiff::{Timestamp, ToSpan, Zoned};
 use serde::{Serialize, Serializer};
 
 use crate::id::BadName;
@@ -101,12 +99,12 @@ impl SnapshotSummary {
             _ => format!("unknown-{}", self.source_tag.short()),
         }
     }
-}
 
-impl fmt::Display for SnapshotSummary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.id.short(), self.group(), self.instant())?;
-        self.label.as_ref().map_or(Ok(()), |label| write!(f, " {label:?}"))
+    /// It for people, in one line.
+    #[must_use]
+    pub fn shown(&self, zone: &TimeZone) -> String {
+        let label = self.label.as_ref().map_or_else(String::new, |label| format!(" \"{label}\""));
+        format!("{} {} of {}{label}", self.id.short(), self.group(), time_shown(self.instant(), zone))
     }
 }
 
@@ -194,27 +192,42 @@ pub fn is_id_prefix(text: &str) -> bool {
     (6..=64).contains(&text.len()) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// The instant that `text` names. Without an offset it is read in `zone`; a date alone means the
-/// end of that day, so that "the newest at or before" includes the day. `None` where it is no time.
+/// The last instant that `text` names, so that "the newest at or before" includes it: a date means the
+/// end of that day, `03:00` the end of that minute, `03:00:07` of that second, and a fraction itself.
+/// Without an offset it is read in `zone`. `None` where it is no time.
 #[must_use]
 pub fn parse_time(text: &str, zone: &TimeZone) -> Option<Timestamp> {
     // Only the form with dashes: eight digits could be an id.
     if text.as_bytes().get(4) != Some(&b'-') {
         return None;
     }
-    if let Ok(time) = text.parse::<Timestamp>() {
-        return Some(time);
-    }
-    if let Ok(zoned) = text.parse::<Zoned>() {
-        return Some(zoned.timestamp());
-    }
-    let civil = if text.len() == 10 {
-        text.parse::<Date>().ok()?.tomorrow().ok()?.at(0, 0, 0, 0)
-    } else {
-        text.parse::<DateTime>().ok()?
+    // Times are shown with a space before the offset.
+    let joined = match text.rsplit_once(' ') {
+        Some((time, offset)) if time.len() > 10 && offset.starts_with(['+', '-']) => format!("{time}{offset}"),
+        _ => text.to_owned(),
     };
-    let time = zone.to_zoned(civil).ok()?.timestamp();
-    if text.len() == 10 { time.checked_sub(jiff::Span::new().nanoseconds(1)).ok() } else { Some(time) }
+    let begin = match (joined.parse::<Timestamp>(), joined.parse::<Zoned>()) {
+        (Ok(time), _) => time,
+        (_, Ok(zoned)) => zoned.timestamp(),
+        _ => zone.to_zoned(joined.parse::<DateTime>().ok()?).ok()?.timestamp(),
+    };
+    let after = if joined.len() == 10 {
+        zone.to_zoned(joined.parse::<Date>().ok()?.tomorrow().ok()?.at(0, 0, 0, 0)).ok()?.timestamp()
+    } else {
+        match (joined.as_bytes().get(13), joined.as_bytes().get(16), joined.as_bytes().get(19)) {
+            (Some(b':'), Some(b':'), Some(b'.' | b',')) => return Some(begin),
+            (Some(b':'), Some(b':'), _) => begin.checked_add(1.second()).ok()?,
+            (Some(b':'), ..) => begin.checked_add(1.minute()).ok()?,
+            _ => begin.checked_add(1.hour()).ok()?,
+        }
+    };
+    after.checked_sub(1.nanosecond()).ok()
+}
+
+/// A time for people, with the offset of its zone. [`parse_time`] reads it.
+#[must_use]
+pub fn time_shown(time: Timestamp, zone: &TimeZone) -> String {
+    time.to_zoned(zone.clone()).strftime("%F %T %:z").to_string()
 }
 
 /// Why a label cannot be given to a new snapshot, or `None` where it can. `taken` are the labels

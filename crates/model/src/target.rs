@@ -79,12 +79,14 @@ pub enum Verdict {
 /// What a restore brought back.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Restored {
-    /// Entries or objects.
+    /// Entries or objects that are back.
     pub entries: u64,
-    /// Bytes of content.
+    /// Bytes of their content.
     pub bytes: u64,
-    /// What is back but not as it was (an owner that is not known here, say). The restore ends
-    /// with exit 3.
+    /// Entries that were there already, compared and equal; directories that were there.
+    pub unchanged: u64,
+    /// What is back but not as it was (an owner that is not known here, say), and what was kept
+    /// though it differs. The restore ends with exit 3.
     pub problems: Vec<String>,
 }
 
@@ -111,4 +113,7 @@ pub struct Verified {
     pub differences: Vec<String>,
     /// How many differ in all.
     pub difference_count: u64,
+    /// What could not be compared, or differs as it has to for whoever compares: owners where they
+    /// are not root. The comparison ends with exit 3.
+    pub problems: Vec<String>,
 }

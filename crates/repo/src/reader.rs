@@ -29,6 +29,7 @@ pub struct SnapshotReader {
     fetcher: Arc<Fetcher>,
     tree: Tree,
     ahead: Arc<Semaphore>,
+    problems: Vec<(EntryPath, String)>,
 }
 
 impl SnapshotReader {
@@ -36,7 +37,16 @@ impl SnapshotReader {
     #[must_use]
     pub fn new(fetcher: Arc<Fetcher>, top: Option<ChunkId>) -> Self {
         let tree = Tree::new(Arc::clone(&fetcher), top);
-        Self { fetcher, tree, ahead: Arc::new(Semaphore::new(AHEAD_BYTES)) }
+        Self { fetcher, tree, ahead: Arc::new(Semaphore::new(AHEAD_BYTES)), problems: Vec::new() }
+    }
+
+    /// The same reader, which knows what its root object records of entries. What stands there under
+    /// no path that an entry can have is left out.
+    #[must_use]
+    pub fn recording(mut self, problems: &[(Vec<u8>, String)]) -> Self {
+        let known = |(path, what): &(Vec<u8>, String)| Some((EntryPath::new(path.as_slice()).ok()?, what.clone()));
+        self.problems = problems.iter().filter_map(known).collect();
+        self
     }
 
     /// Goes through all entries as they are stored, one page in memory at a time.
@@ -98,6 +108,10 @@ impl EntryReader for SnapshotReader {
 
     async fn preflight(&self, under: Option<&EntryPath>) -> Result<(), ReadError> {
         preflight::check(self, under).await
+    }
+
+    fn problems(&self) -> &[(EntryPath, String)] {
+        &self.problems
     }
 }
 

@@ -114,7 +114,7 @@ impl Repository {
     pub fn reader_of(&self, root: &Root) -> Result<SnapshotReader, RepoError> {
         let body = root.body.as_ref();
         let body = body.ok_or(RepoError::KeyMissing { what: "reading a snapshot", needs: "an identity" })?;
-        Ok(SnapshotReader::new(Arc::clone(&self.fetcher), body.top))
+        Ok(SnapshotReader::new(Arc::clone(&self.fetcher), body.top).recording(&body.problems))
     }
 
     /// The store.

@@ -36,7 +36,7 @@ impl FakeEntry {
     /// Length of the content, holes included.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.pieces.iter().map(piece_bytes).sum()
+        self.pieces.iter().map(Piece::length).sum()
     }
 
     /// The content with its holes as zeros.
@@ -55,13 +55,6 @@ impl FakeEntry {
             }
         }
         out
-    }
-}
-
-fn piece_bytes(piece: &Piece) -> u64 {
-    match piece {
-        Piece::Data(bytes) => bytes.len() as u64,
-        Piece::Hole(length) => *length,
     }
 }
 
@@ -201,7 +194,7 @@ impl FakeSink {
             match from.next().await {
                 Ok(None) => return Ok(pieces),
                 Ok(Some(piece)) => {
-                    offset += piece_bytes(&piece);
+                    offset += piece.length();
                     self.take(path, piece, &mut pieces)?;
                 }
                 Err(source) => {
@@ -371,7 +364,7 @@ impl EntryReader for FakeSnapshot {
             if let Some(hook) = &self.on_content {
                 hook(path, offset);
             }
-            offset += piece_bytes(piece);
+            offset += piece.length();
             sink.piece(piece.clone()).await.map_err(ReadError::Receiver)?;
         }
         Ok(offset)
@@ -380,6 +373,10 @@ impl EntryReader for FakeSnapshot {
     async fn preflight(&self, under: Option<&EntryPath>) -> Result<(), ReadError> {
         let hurt = self.damaged.iter().find(|path| under.is_none_or(|under| path.is_within(under)));
         hurt.map_or(Ok(()), |path| Err(Self::damage(path)))
+    }
+
+    fn problems(&self) -> &[(EntryPath, String)] {
+        &self.problems
     }
 }
 

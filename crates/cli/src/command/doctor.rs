@@ -10,6 +10,7 @@ use lifeboat_engine::repository::{find_repository, remembered};
 use lifeboat_model::config::{RepositoryConfig, Role};
 use lifeboat_model::retention::TOLERANCE;
 use lifeboat_model::target::{Finding, Verdict};
+use lifeboat_model::words::counted;
 use lifeboat_repo::keyfile::KeyFile;
 use lifeboat_repo::{Keys, open_access};
 use lifeboat_store::{Immutability, Store};
@@ -86,11 +87,11 @@ impl Doctor<'_> {
     fn configuration(&mut self) {
         let config = &self.loaded.config;
         let what = format!(
-            "{}: stack {}, role {}, {} sources",
+            "{}: stack {}, role {}, {}",
             self.loaded.path.display(),
             config.stack,
             config.role,
-            config.sources.len()
+            counted(config.sources.len() as u64, "source")
         );
         self.add("configuration", Verdict::Good, what, None);
         for warning in &self.loaded.warnings {
@@ -223,9 +224,13 @@ impl Doctor<'_> {
             self.add(about, Verdict::Warning, warning.to_string(), None);
         }
         if matches!(key, KeyFile::Owner(_)) {
-            let hint = "`lifeboat key generate identity` makes an identity without it; keep the owner's file offline";
+            let hint = format!(
+                "`lifeboat key generate identity --out FILE --identity {}` makes an identity without it; then keep the \
+                 owner's file offline",
+                path.display()
+            );
             let what = format!("{name} {} holds the root, which decides who may do what", path.display());
-            self.add(about, Verdict::Warning, what, Some(hint.to_owned()));
+            self.add(about, Verdict::Warning, what, Some(hint));
         }
         if self.loaded.config.role == Role::Backup && name == "identityFile" {
             let what = "role: backup, and an identity is on this machine: a thief could read every backup".to_owned();

@@ -113,6 +113,17 @@ impl Init<'_> {
                 return Err(Failure::usage("the repository is there already")
                     .hint("`lifeboat key export --sheet --identity FILE` prints its recovery sheet"));
             }
+            if let Some(identity) = self.args.identity.as_ref().filter(|path| !path.exists()) {
+                let what = format!(
+                    "the repository {} is there already: no identity is made, and {} was not written",
+                    self.repository.name,
+                    identity.display()
+                );
+                return Err(Failure::usage(what).hint(
+                    "leave --identity out; `lifeboat key generate identity --out FILE --identity OWNER` makes a \
+                     further one",
+                ));
+            }
             return self.join(&store).await;
         }
         match without_format(&store).await {
@@ -290,7 +301,7 @@ impl Init<'_> {
             accept_grant(path, &grant)?;
         }
         let files = [
-            ("identity", self.repository.identity_file.as_ref()),
+            ("identity", self.args.identity.as_ref().or(self.repository.identity_file.as_ref())),
             ("writer", self.repository.writer_key_file.as_ref()),
             ("maintainer", self.repository.maintainer_key_file.as_ref()),
         ];

@@ -5,6 +5,8 @@ use std::io::Write;
 use jiff::tz::TimeZone;
 use lifeboat_engine::browse::{self, Depth, Listed};
 use lifeboat_engine::snapshot::open_snapshot;
+use lifeboat_model::EntryPath;
+use lifeboat_model::words::counted;
 
 use crate::args::{CatArgs, LsArgs};
 use crate::exit::Exit;
@@ -41,7 +43,22 @@ pub(crate) async fn ls(session: &Session, args: LsArgs) -> Result<Exit, Failure>
         Err(lifeboat_engine::JobError::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => {
             Ok(Exit::Ok)
         }
-        walked => running.done(walked).map(|()| Exit::Ok),
+        walked => {
+            tell_hidden(session, args.recursive, &running.done(walked)?);
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+/// Problems of entries that were not listed.
+fn tell_hidden(session: &Session, recursive: bool, hidden: &[(EntryPath, String)]) {
+    if recursive {
+        for (path, what) in hidden {
+            session.talk.warn(&output::one_line(&format!("{path}: {what}")));
+        }
+    } else if !hidden.is_empty() {
+        let count = counted(hidden.len() as u64, "problem");
+        session.talk.warn(&format!("{count} of entries further down: `lifeboat ls -R` marks them"));
     }
 }
 
@@ -62,8 +79,12 @@ fn line(entry: &Listed, zone: &TimeZone) -> String {
     let owner = format!("{} {}", entry.owner.as_deref().unwrap_or("-"), entry.group.as_deref().unwrap_or("-"));
     let time = entry.mtime.map_or_else(|| "-".to_owned(), |time| output::time(time, zone));
     let note = entry.note.as_ref().map_or_else(String::new, |note| format!(" -> {}", output::one_line(note)));
+    // Why something was left out stands there already.
+    let problems = entry.problems.iter().filter(|problem| entry.note.as_ref() != Some(*problem));
+    let problems: Vec<_> = problems.map(|problem| format!(" [problem: {}]", output::one_line(problem))).collect();
+    let problems = problems.concat();
     format!(
-        "{letter}{mode} {owner:<17} {:>10} {time:<26} {}{note}",
+        "{letter}{mode} {owner:<17} {:>10} {time:<26} {}{note}{problems}",
         output::size(entry.bytes),
         output::one_line(&entry.path)
     )
@@ -101,6 +122,9 @@ pub(crate) async fn cat(session: &Session, args: CatArgs) -> Result<Exit, Failur
     let gone = done.as_ref().is_err_and(|error| error.chain().contains("Broken pipe"));
     if !gone {
         running.done(done)?;
+    }
+    for (_, what) in opened.data.problems().iter().filter(|(at, _)| *at == path) {
+        session.talk.warn(&output::one_line(&format!("{path}: {what}")));
     }
     Ok(Exit::Ok)
 }

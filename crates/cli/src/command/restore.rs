@@ -7,6 +7,7 @@ use lifeboat_engine::restore::{Answer, Mode, RestoreAsk, RestoreReport};
 use lifeboat_model::config::SecretText;
 use lifeboat_model::restore::RestorePlan;
 use lifeboat_model::target::RestoreOptions;
+use lifeboat_model::words::counted;
 
 use crate::args::{RestoreArgs, VerifyArgs};
 use crate::confirm::{READ_THE_PLAN, confirm};
@@ -90,6 +91,7 @@ pub(crate) async fn verify(session: &Session, args: VerifyArgs) -> Result<Exit, 
         ))?;
         verified.notes.iter().for_each(|note| session.talk.note(note));
         tell_list(session, &verified.differences, verified.difference_count);
+        tell_list(session, &verified.problems, verified.problems.len() as u64);
     }
     Ok(Exit::from_code(report.exit_code()))
 }
@@ -150,11 +152,16 @@ fn told(report: &RestoreReport, zone: &jiff::tz::TimeZone) -> String {
     let compared = report.verified.as_ref().map_or_else(String::new, |verified| {
         format!("; compared {}, {} differ", verified.of.join(", "), verified.difference_count)
     });
+    let unchanged = if restored.unchanged > 0 {
+        format!("; {} there already, unchanged", restored.unchanged)
+    } else {
+        String::new()
+    };
     format!(
-        "restored {} to {}: {} entries, {}",
+        "restored {} to {}: {}, {}{unchanged}",
         output::snapshot(&report.plan.snapshot, zone),
         report.plan.to,
-        restored.entries,
+        counted(restored.entries, "entry"),
         output::size(restored.bytes)
     ) + &compared
 }
@@ -165,6 +172,7 @@ fn tell_differences(session: &Session, report: &RestoreReport) {
     }
     if let Some(verified) = &report.verified {
         tell_list(session, &verified.differences, verified.difference_count);
+        tell_list(session, &verified.problems, verified.problems.len() as u64);
     }
 }
 

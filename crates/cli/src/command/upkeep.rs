@@ -6,6 +6,7 @@ use lifeboat_engine::JobError;
 use lifeboat_engine::forget::{ForgetReport, ForgetRequest};
 use lifeboat_engine::snapshot::Word;
 use lifeboat_engine::upkeep::{CheckReport, PruneReport};
+use lifeboat_model::words::counted;
 
 use crate::args::{CheckArgs, ForgetArgs, HoldArgs, IdentityArgs, PruneArgs};
 use crate::confirm::{READ_THE_PLAN, confirm};
@@ -78,18 +79,25 @@ fn checked(report: &CheckReport) -> String {
         count => format!("{count} damaged"),
     };
     let since = report.since_last.map_or_else(String::new, |since| {
-        format!("; {} packs read for the first time, {} again", since.first_read, since.read_again)
+        format!("; {} read for the first time, {} again", counted(since.first_read, "pack"), since.read_again)
     });
     format!(
-        "{}: {verdict}; {} objects, {} read, {} snapshots{since}",
+        "{}: {verdict}; {}, {} read, {}{since}",
         report.repository,
-        report.objects,
+        counted(report.objects, "object"),
         output::size(report.bytes_read),
-        report.snapshots
+        counted(report.snapshots, "snapshot")
     )
 }
 
 pub(crate) async fn forget(session: &Session, args: ForgetArgs) -> Result<Exit, Failure> {
+    if let Some(one) = args.sources.iter().find(|text| text.contains('@')) {
+        return Err(Failure::usage(format!("forget takes sources, and \"{one}\" names one snapshot")).hint(
+            "which snapshots of a source go is decided by its `retentionPolicy`: `lifeboat forget --dry-run` tells why \
+             each is kept; `lifeboat hold SNAPSHOT` keeps one whatever the policy says, `--release` leaves it to the \
+             policy again",
+        ));
+    }
     let asked = ForgetRequest { repository: None, sources: request::sources(&args.sources)?, dry_run: args.dry_run };
     let running = session.host()?;
     let refused = Mutex::new(None);
@@ -101,7 +109,7 @@ pub(crate) async fn forget(session: &Session, args: ForgetArgs) -> Result<Exit, 
         } else {
             session.talk.plan(&plan(report, &zone));
         }
-        let question = format!("Forget {} snapshots of {}?", report.forget_count, report.repository);
+        let question = format!("Forget {} of {}?", counted(report.forget_count, "snapshot"), report.repository);
         confirm(&question, args.yes, READ_THE_PLAN)
             .map_err(|failure| *refused.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(failure))
             .is_ok()
@@ -121,7 +129,7 @@ pub(crate) async fn forget(session: &Session, args: ForgetArgs) -> Result<Exit, 
             output::text(&plan(report, &zone))?;
         }
         let verb = if args.dry_run { "would forget" } else { "forgot" };
-        output::text(&format!("{}: {verb} {} snapshots", report.repository, report.forget_count))?;
+        output::text(&format!("{}: {verb} {}", report.repository, counted(report.forget_count, "snapshot")))?;
     }
     Ok(Exit::Ok)
 }
@@ -152,7 +160,9 @@ fn plan(report: &ForgetReport, zone: &jiff::tz::TimeZone) -> String {
     });
     let mut lines = vec![output::table(&columns, rows)];
     let alone = report.untouched.iter();
-    lines.extend(alone.map(|left| format!("{} ({} snapshots) is left alone: {}", left.source, left.count, left.why)));
+    lines.extend(
+        alone.map(|left| format!("{} ({}) is left alone: {}", left.source, counted(left.count, "snapshot"), left.why)),
+    );
     lines.join("\n")
 }
 
@@ -213,20 +223,20 @@ fn pruned(report: &PruneReport, zone: &jiff::tz::TimeZone) -> String {
     let (delete, mark, repack) =
         if report.dry_run { ("would delete", "mark", "repack") } else { ("deleted", "marked", "repacked") };
     let mut lines = vec![format!(
-        "{}: {delete} {} objects ({}), {mark} {} ({}), {repack} {} packs ({} written)",
+        "{}: {delete} {} ({}), {mark} {} ({}), {repack} {} ({} written)",
         report.repository,
-        done.deleted_objects,
+        counted(done.deleted_objects, "object"),
         output::size(done.deleted_bytes),
         done.marked_objects,
         output::size(done.marked_bytes),
-        done.repacked_packs,
+        counted(done.repacked_packs, "pack"),
         output::size(done.written_bytes),
     )];
     if let Some(when) = done.can_go_at.filter(|_| done.marked_objects > 0) {
         lines.push(format!("  what is marked goes with the first prune after {}", output::time(when, zone)));
     }
     if done.indexed_packs > 0 {
-        lines.push(format!("  indexed {} packs again that no index named", done.indexed_packs));
+        lines.push(format!("  indexed {} again that no index named", counted(done.indexed_packs, "pack")));
     }
     lines.extend(done.waits.iter().map(|wait| format!("  waits: {}", wait.words(|time| output::time(time, zone)))));
     lines.join("\n")

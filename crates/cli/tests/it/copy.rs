@@ -211,7 +211,7 @@ fn a_copy_that_was_killed_goes_on_from_what_it_had_stored() {
 fn protected_identities_are_opened_by_a_file() {
     let place = Place::with_config(CONFIG);
     place.write("documents/letter.txt", "a letter\n");
-    place.write("passphrase", "correct horse\n");
+    place.secret("passphrase", "correct horse\n");
     place.run(&["init", "--passphrase-file", "passphrase"]).good();
     place.run(&["backup", "--label", "first"]).good();
     assert_eq!(place.run(&COPY).code, 12, "nobody can be asked");

@@ -62,7 +62,7 @@ fn forget_gives_reasons_and_leaves_what_is_held() {
     place.run(&["backup", "--label", "third"]).good();
     place.run(&["hold", "documents@first", "--reason", "court case 12"]).good();
     let plan = place.run(&["forget", "--dry-run"]).good().out;
-    assert!(plan.contains("held: court case 12") && plan.contains("would forget 1 snapshots"), "{plan}");
+    assert!(plan.contains("held: court case 12") && plan.contains("would forget 1 snapshot\n"), "{plan}");
     let unasked = place.run(&["forget"]);
     assert_eq!(unasked.code, 2, "{unasked:?}");
     assert_eq!(place.json(&["snapshots"])["snapshots"].as_array().map(Vec::len), Some(3));
@@ -99,4 +99,21 @@ fn a_label_is_taken_once_and_a_source_that_fails_is_told_once() {
     assert_ne!(failed.code, 0, "{failed:?}");
     assert!(failed.err.matches("error: ").count() <= 1, "{failed:?}");
     assert_eq!(place.json(&["snapshots"])["snapshots"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn every_time_that_is_shown_names_its_snapshot() {
+    let place = Place::backed_up();
+    let documents = place.text("documents");
+    let table = place.run(&["snapshots"]).good().out;
+    let line = table.lines().find(|line| line.contains("first")).expect("the snapshot");
+    let at = line.find(" +02:00").expect("its time");
+    let shown = &line[at - 19..at + 7];
+    let list = place.json(&["snapshots"]);
+    let exact = list["snapshots"][0]["recovery_point"].as_str().expect("a time").to_owned();
+    let joined = shown.replacen(' ', "T", 1).replace(' ', "");
+    for time in [shown, &shown[..19], &shown[..16], &shown[..10], &exact, &joined] {
+        let listed = place.run(&["ls", &format!("documents@{time}:{documents}")]).good().out;
+        assert!(listed.contains("letter.txt"), "{time}: {listed}");
+    }
 }

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -212,6 +213,12 @@ impl Place {
         let path = self.path(below);
         fs::create_dir_all(path.parent().unwrap_or(Path::new("/"))).expect("a directory");
         write(&path, text.as_bytes());
+    }
+
+    /// Writes a file that only its owner may read.
+    pub(crate) fn secret(&self, below: &str, text: &str) {
+        self.write(below, text);
+        fs::set_permissions(self.path(below), fs::Permissions::from_mode(0o600)).expect("its owner's alone");
     }
 
     /// Runs the program.

@@ -44,7 +44,7 @@ fn an_owner_who_is_not_root_restores_in_place_and_verify_finds_no_difference() {
     rustix::fs::mknodat(rustix::fs::CWD, &socket, FileType::Socket, Mode::from_raw_mode(0o600), 0).expect("make");
     let told = user.run(&["backup", "--json"]).expect(0).json();
     let note = told["backups"][0]["notes"][0].as_str().unwrap_or_default();
-    assert!(note.starts_with("farajaland/documents: 1 sockets were left out"), "{told}");
+    assert!(note.starts_with("farajaland/documents: 1 socket left out"), "{told}");
 
     // What is above changes; a file is lost, another is newer.
     write(&root.join("srv/other"), b"not of the source");

@@ -58,8 +58,8 @@ fn a_host_that_backs_up_keeps_no_identity() {
 #[test]
 fn a_protected_identity_opens_with_its_passphrase_only() {
     let place = place();
-    place.write("passphrase", "correct horse\n");
-    place.write("wrong", "battery\n");
+    place.secret("passphrase", "correct horse\n");
+    place.secret("wrong", "battery\n");
     place.run(&["init", "--passphrase-file", "passphrase"]).good();
     let test = |extra: &[&str]| place.run(&[&["key", "test", "keys/identity.key"], extra].concat()).code;
     assert_eq!(

@@ -13,6 +13,7 @@ mod closing;
 mod config;
 mod copy;
 mod docs;
+mod files;
 mod flow;
 mod harness;
 mod history;

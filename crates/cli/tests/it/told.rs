@@ -94,6 +94,16 @@ fn what_cannot_be_meant_is_refused_with_what_may_be() {
             (&["backup", "document"], 2, &["no source document", "did you mean documents?"]),
             (&["forget", "nosuch", "--dry-run"], 2, &["no source nosuch", known]),
             (&["snapshots", "--from", "mian"], 2, &["no repository mian", "did you mean main?"]),
+            (&["restore", "nosuch", "--to", "out"], 2, &["\"nosuch\"", "farajaland/documents"]),
+            (&["ls", "nosuch"], 2, &["\"nosuch\""]),
+            (&["verify", "nosuch"], 2, &["\"nosuch\""]),
+            (&["hold", "nosuch@latest"], 2, &["\"nosuch@latest\""]),
+            (&["ls", "documents@2020-01-01"], 2, &[" +02:00 \"first\""]),
+            (&["forget", "documents@first"], 2, &["names one snapshot", "retentionPolicy", "lifeboat hold"]),
+            (&["init", "--identity", "new.key"], 2, &["there already", "new.key was not written"]),
+            (&["restore", "documents", "--to", "out", "--only", "a/b.c"], 2, &["a/b.c", "restore to a server only"]),
+            (&["ls", "documents", "--passphrase-file", "nowhere"], 12, &["the passphrase file nowhere", "mounted"]),
+            (&["ls", "documents", "--passphrase-file", "taken"], 12, &["every user", "mode 644", "chmod 600"]),
             (&["init", "--repository", "mian"], 2, &["no repository mian", "did you mean main?"]),
             (&["--config", "/nonexistent.yaml", "snapshots"], 2, &["/nonexistent.yaml", "--config"]),
             (&["key", "add", "/nonexistent"], 2, &["the request /nonexistent cannot be read", "No such file"]),
@@ -113,6 +123,9 @@ fn what_cannot_be_meant_is_refused_with_what_may_be() {
     let said = place.run(&["recover", &nowhere, "--identity", "keys/identity.key"]);
     assert!(!said.err.contains("init") && !said.err.contains("\"recover\""), "{}", said.err);
     assert_eq!(place.json(&["snapshots", "farajaland/documents"])["snapshots"].as_array().unwrap().len(), 1);
+    let doctor = place.run(&["doctor"]).good().out;
+    assert!(doctor.contains("key generate identity --out FILE --identity /"), "{doctor}");
+    assert!(doctor.contains(", 1 source\n") && !place.run(&["--help"]).good().out.contains("  20  "), "{doctor}");
     std::fs::remove_dir_all(place.path("documents")).unwrap();
     assert!(place.json(&["snapshots", "documents"])["snapshots"][0]["id"].is_string());
 }

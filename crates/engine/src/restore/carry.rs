@@ -85,7 +85,9 @@ impl RestoreReport {
     pub fn exit_code(&self) -> u8 {
         if self.verified.as_ref().is_some_and(|verified| verified.difference_count > 0) {
             1
-        } else if self.restored.as_ref().is_some_and(|restored| !restored.problems.is_empty()) {
+        } else if self.restored.as_ref().is_some_and(|restored| !restored.problems.is_empty())
+            || self.verified.as_ref().is_some_and(|verified| !verified.problems.is_empty())
+        {
             3
         } else {
             0

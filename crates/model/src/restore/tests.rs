@@ -167,7 +167,8 @@ impl Case {
             own: self.own.clone(),
             own_paths: vec![PathBuf::from("/srv/documents")],
         };
-        let request = RestoreRequest { snapshot: &self.snapshot, point: &point, to: &self.to, options: &self.options };
+        let (snapshot, to, options) = (&self.snapshot, &self.to, &self.options);
+        let request = RestoreRequest { snapshot, point: &point, problems: &[], to, options };
         plan_restore(&request, &self.inventory, &machine)
     }
 }
@@ -205,7 +206,7 @@ fn what_is_altered_where_it_stands_is_a_deed_and_a_yes_holds_for_what_was_shown(
     case.inventory.alters_count = 1;
     let plan = case.plan().expect("a plan");
     assert!(plan.destructive && !plan.destroys_the_same(&shown));
-    assert_eq!(plan.warnings, ["1 things that exist will be altered where they stand"]);
+    assert_eq!(plan.warnings, ["1 thing of what exists will be altered in place"]);
     case.inventory.alters = vec!["role app: SUPERUSER".to_owned()];
     assert!(!case.plan().expect("a plan").destroys_the_same(&plan), "another role, or another change of it");
 }

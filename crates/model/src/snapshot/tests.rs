@@ -9,16 +9,28 @@ fn at(text: &str) -> Option<String> {
 }
 
 #[test]
-fn a_time_without_offset_is_read_in_the_configured_zone() {
-    assert_eq!(at("2026-02-05 03:00").as_deref(), Some("2026-02-05T01:00:00Z"));
-    assert_eq!(at("2026-02-05T03:00:30").as_deref(), Some("2026-02-05T01:00:30Z"));
-    assert_eq!(at("2026-02-05T03:00:00Z").as_deref(), Some("2026-02-05T03:00:00Z"));
-    assert_eq!(at("2026-02-05 03:00+05:00").as_deref(), Some("2026-02-04T22:00:00Z"));
+fn a_time_means_the_end_of_what_was_written_and_without_offset_the_configured_zone() {
+    for (text, time) in [
+        ("2026-02-05", "2026-02-05T21:59:59.999999999Z"),
+        ("2026-02-05 03", "2026-02-05T01:59:59.999999999Z"),
+        ("2026-02-05 03:00", "2026-02-05T01:00:59.999999999Z"),
+        ("2026-02-05T03:00:30", "2026-02-05T01:00:30.999999999Z"),
+        ("2026-02-05T03:00:30.25", "2026-02-05T01:00:30.25Z"),
+        ("2026-02-05T03:00:00Z", "2026-02-05T03:00:00.999999999Z"),
+        ("2026-02-05 03:00+05:00", "2026-02-04T22:00:59.999999999Z"),
+        ("2026-02-05 03:00:30 +05:00", "2026-02-04T22:00:30.999999999Z"),
+        ("2026-02-05 03:00:30 -05:00", "2026-02-05T08:00:30.999999999Z"),
+    ] {
+        assert_eq!(at(text).as_deref(), Some(time), "{text}");
+    }
 }
 
 #[test]
-fn a_date_alone_means_the_end_of_that_day() {
-    assert_eq!(at("2026-02-05").as_deref(), Some("2026-02-05T21:59:59.999999999Z"));
+fn a_time_that_is_shown_is_read_as_the_second_that_it_was_in() {
+    let time: Timestamp = "2026-11-21T16:34:20.123456789Z".parse().expect("a time");
+    let read = parse_time(&time_shown(time, &zone()), &zone()).expect("a time");
+    assert!(read >= time && read.duration_since(time).as_secs() == 0, "{read}");
+    assert_eq!(parse_time(&time.to_string(), &zone()), Some(time), "as JSON has it");
 }
 
 #[test]

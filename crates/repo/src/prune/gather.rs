@@ -261,7 +261,11 @@ fn sound_root(gathered: &mut Gathered, words: &Words, object: ObjectMeta, hash: 
 fn bad_root(gathered: &mut Gathered, words: &Words, object: ObjectMeta, hash: Option<ObjectHash>, why: &ObjectError) {
     let forget = words.forgets.iter().find(|(_, f)| hash.is_some_and(|hash| f.value.snapshot.0 == hash.0));
     let Some((_, forget)) = forget else {
-        gathered.refuse_all(&format!("{} cannot be read ({why}); forget it to go on without it", object.key));
+        gathered.refuse_all(&format!(
+            "{} cannot be read ({why}) and may need anything: nothing goes until it is whole again, or no longer in the \
+             store",
+            object.key
+        ));
         return;
     };
     let (Some(domain), Some(hash)) = (gathered.scan.domain_number(forget.domain), hash) else { return };

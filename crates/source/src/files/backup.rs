@@ -288,7 +288,8 @@ impl Run<'_> {
     }
 }
 
-const CHANGED: &str = "it changed each of the three times that it was read; stored as it was read last";
+const CHANGED: &str = "it changed each of the three times that it was read; stored as it was read last, which may be half \
+                       old and half new";
 
 /// What became of a small file.
 enum Small {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use lifeboat_model::flow::{Entry, EntryReader};
 use lifeboat_model::target::{Finding, RestoreOptions, TargetInventory, Verdict};
+use lifeboat_model::words::counted;
 use lifeboat_model::{EntryKind, EntryPath};
 use lifeboat_wire::fs::room_of;
 use rustix::fs::{Access, AtFlags};
@@ -300,21 +301,25 @@ impl Look {
         }
         inventory.refusals.extend(closed(&count.closed, count.closed_dirs));
         inventory.steps = vec![format!(
-            "write {} files ({} bytes), {} directories, {} hard links and {} links, pipes and devices below {}",
-            count.files,
-            count.bytes,
-            count.dirs,
-            count.links,
-            count.others,
+            "write {} ({}), {}, {} and {} (links, pipes, devices) below {}",
+            counted(count.files, "file"),
+            counted(count.bytes, "byte"),
+            counted(count.dirs, "directory"),
+            counted(count.links, "hard link"),
+            counted(count.others, "other"),
             root.display()
         )];
         if count.same > 0 {
-            let what = if options.replace { ", or write again where the content differs" } else { "" };
+            let what = if options.replace { "write again" } else { "tell and keep" };
             let same = count.same;
-            inventory.steps.push(format!("leave alone {same} of them that are there with equal metadata{what}"));
+            inventory.steps.push(format!(
+                "compare the content of {same} of them that are there with equal metadata, and {what} what differs"
+            ));
         }
         if count.sockets > 0 {
-            inventory.steps.push(format!("leave out {} sockets: who listens on them makes them anew", count.sockets));
+            inventory
+                .steps
+                .push(format!("leave out {}: who listens there makes them anew", counted(count.sockets, "socket")));
         }
         if options.replace && count.in_the_way > 0 {
             let step = format!("replace {}, each by one that is written beside it first", count.in_the_way);

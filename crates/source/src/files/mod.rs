@@ -156,9 +156,9 @@ impl Source for FilesSource {
 /// everything else once at the end (both by `syncfs`). A directory is made with mode 1700 and gets its own metadata at
 /// last: that mode marks it as unfinished to a later run.
 ///
-/// Without `replace` nothing is touched that was there, but what is the same already is taken as
-/// restored (kind, size, mtime, permissions, owner, attributes; [`Target::verify`] compares the
-/// bytes). With it files give way unless their bytes are equal too, directories that exist get the
+/// Without `replace` nothing is touched that was there. What has equal metadata (kind, size, mtime,
+/// permissions, owner, attributes) is read and compared: equal bytes count as unchanged, others are
+/// kept and told as a problem. With it files give way unless their bytes are equal too, directories that exist get the
 /// snapshot's metadata (not those that only lead to a configured path), and what is in the way with
 /// another kind is moved aside to `NAME.lifeboat-aside`, never removed.
 #[derive(Debug)]

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use super::below::{Below, parent, run_tag, sweep, temp_name};
 use super::meta::{At, Names, kind_of, mtime, size_of, xattrs};
+use super::steps::Became;
 use super::waiting::Waiting;
 use super::walk::Inode;
 use crate::SourceError;
@@ -181,6 +182,12 @@ impl Place {
         Err(failed("moving aside", path, Errno::EXIST))
     }
 
+    /// Tells that there is nothing to bring to `path`, and why the backup left it out.
+    pub(super) fn left_out(&self, path: &EntryPath, skipped: &Entry) {
+        let why = skipped.meta.why.as_deref().unwrap_or("it does not say why");
+        self.shortfalls.add(&format!("left out of the backup: {why}"), path);
+    }
+
     /// What stands where `entry`, which is no directory, belongs.
     pub(super) fn standing(&self, dir: BorrowedFd<'_>, entry: &Entry) -> Result<Standing, Errno> {
         let name = entry.path.name();
@@ -199,7 +206,7 @@ impl Place {
     pub(super) fn clear_the_way(&self, dir: BorrowedFd<'_>, entry: &Entry) -> Result<Option<Over>, SourceError> {
         match self.standing(dir, entry).map_err(|error| failed("looking at", &entry.path, error))? {
             Standing::Nothing => Ok(Some(Over::Nothing)),
-            Standing::Same if self.replace && entry.meta.kind == EntryKind::File => Ok(Some(Over::Same)),
+            Standing::Same if entry.meta.kind == EntryKind::File => Ok(Some(Over::Same)),
             Standing::Same => Ok(None),
             Standing::Other if self.replace => Ok(Some(Over::What)),
             Standing::Dir if self.replace => {
@@ -242,7 +249,7 @@ impl Place {
     }
 
     /// Makes a symbolic link, a named pipe or a device.
-    pub(super) fn special(&self, dir: Arc<OwnedFd>, entry: &Entry, over: Over) -> Result<(), SourceError> {
+    pub(super) fn special(&self, dir: Arc<OwnedFd>, entry: &Entry, over: Over) -> Result<Became, SourceError> {
         let (meta, path) = (&entry.meta, &entry.path);
         let name = temp_name(&self.tag);
         let shown = OsStr::from_bytes(&name);
@@ -260,7 +267,7 @@ impl Place {
         match made {
             Err(Errno::PERM) => {
                 self.shortfalls.add("devices that only root can make are missing", path);
-                return Ok(());
+                return Ok(Became::Neither);
             }
             other => other.map_err(|error| failed("making", path, error))?,
         }
@@ -268,7 +275,7 @@ impl Place {
         self.dress_special(temp.dir.as_fd(), &temp.name, entry);
         move_to(temp.dir.as_fd(), &temp.name, path.name(), over).map_err(|error| placing(path, error))?;
         temp.placed = true;
-        Ok(())
+        Ok(Became::Restored)
     }
 
     /// Gives `path` the file at `origin` under a further name.
@@ -304,7 +311,8 @@ pub(super) enum Over {
     Nothing,
     /// Whatever is there but a directory.
     What,
-    /// A file that is equal as far as metadata tells: it is written only where the bytes differ.
+    /// A file that is equal as far as metadata tells: its bytes are compared, and it is written only
+    /// where they differ and may be replaced.
     Same,
 }
 
@@ -339,7 +347,7 @@ fn differences(names: &Names, entry: &Entry, stat: &Stat, at: At<'_>, owners: bo
     let mut found = Vec::new();
     let here = kind_of(stat);
     if here != meta.kind && meta.kind != EntryKind::Hardlink {
-        return vec![format!("it is of kind {here:?}, not {:?}", meta.kind)];
+        return vec![format!("it is a {}, not a {}", here.word(), meta.kind.word())];
     }
     if here == EntryKind::File && meta.kind == EntryKind::File && size_of(stat) != entry.bytes {
         found.push(format!("it has {} bytes, not {}", size_of(stat), entry.bytes));
@@ -354,9 +362,7 @@ fn differences(names: &Names, entry: &Entry, stat: &Stat, at: At<'_>, owners: bo
     {
         found.push("its time of change differs".to_owned());
     }
-    let user = meta.owner.as_ref().is_none_or(|owner| names.user_id(owner).0 == stat.st_uid);
-    let group = meta.group.as_ref().is_none_or(|group| names.group_id(group).0 == stat.st_gid);
-    if owners && !(user && group) {
+    if owners && !is_owned_as(names, entry, stat) {
         found.push(format!("it belongs to {}:{}", stat.st_uid, stat.st_gid));
     }
     if let (Some(device), EntryKind::CharDevice | EntryKind::BlockDevice) = (meta.device, here)
@@ -377,6 +383,12 @@ fn differences(names: &Names, entry: &Entry, stat: &Stat, at: At<'_>, owners: bo
         found.push("its extended attributes or access control lists differ".to_owned());
     }
     found
+}
+
+/// Whether it belongs to whom the entry does.
+pub(super) fn is_owned_as(names: &Names, entry: &Entry, stat: &Stat) -> bool {
+    entry.meta.owner.as_ref().is_none_or(|owner| names.user_id(owner).0 == stat.st_uid)
+        && entry.meta.group.as_ref().is_none_or(|group| names.group_id(group).0 == stat.st_gid)
 }
 
 fn placing(path: &EntryPath, error: Errno) -> SourceError {

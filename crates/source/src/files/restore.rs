@@ -5,32 +5,33 @@
 //! 50,000 files with 193 MiB into an empty directory take as long as `cp -a` and `sync` of the same
 //! tree (5 to 8 s on two busy cores). Two thirds of the processor's time is the kernel's, mostly for
 //! making, writing and renaming files; nothing is flushed but once at the end. Over a tree that is
-//! equal already they are read and compared (4 to 6 s).
+//! equal already they are read and compared (4 to 6 s), with or without `replace`.
 //!
 //! Whoever measures: ext4 without a journal does not reuse inodes that were deleted a short while
 //! ago, and looks at all of them for each new file. A tree that was removed a minute before takes
 //! four times as long to come back there, whoever writes it.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use lifeboat_model::flow::{BodyError, ContentSink, Entry, EntryReader, PIECE_BYTES_MAX, Piece, ReadError, RunContext};
+use lifeboat_model::flow::{Entry, EntryReader, PIECE_BYTES_MAX, ReadError, RunContext};
 use lifeboat_model::target::{RestoreOptions, Restored};
 use lifeboat_model::{EntryKind, EntryPath};
-use rustix::io::Errno;
 
 use super::below::{Below, parent};
 use super::broke;
-use super::place::{Over, Place, Temp, failed, write_piece};
+use super::place::Place;
 use super::select::{BatchWork, Item, Selection, channel, in_parallel};
-use super::steps::{Step, close};
-use super::verify::{self, Compare};
+use super::steps::{Became, Step, close};
 use crate::SourceError;
+
+mod write;
+
+use write::{Work, write_small};
 
 /// Batches that are written at once at most: each may hold 4 MiB.
 const JOBS_MAX: usize = 12;
@@ -41,8 +42,9 @@ struct Run<'a> {
     ctx: &'a RunContext,
     selection: &'a Selection,
     place: Arc<Place>,
-    entries: AtomicU64,
-    bytes: AtomicU64,
+    done: Mutex<Restored>,
+    /// What the backup recorded, by entry.
+    recorded: HashMap<&'a EntryPath, Vec<&'a str>>,
     hurt: Mutex<Option<Hurt>>,
     given_up: AtomicBool,
 }
@@ -52,16 +54,6 @@ struct Hurt {
     first: EntryPath,
     error: ReadError,
     count: u64,
-}
-
-/// A file that has to be written.
-struct Work {
-    /// Where, and with which metadata.
-    entry: Entry,
-    /// Whose content, if it is not its own.
-    content_of: Option<Entry>,
-    dir: Arc<OwnedFd>,
-    over: Over,
 }
 
 /// How many batches are worked on at once for `--jobs` as given.
@@ -89,8 +81,8 @@ pub(super) async fn run(
         ctx,
         selection: &selection,
         place: Arc::new(Place::new(below, options.replace)),
-        entries: AtomicU64::new(0),
-        bytes: AtomicU64::new(0),
+        done: Mutex::default(),
+        recorded: recorded(data),
         hurt: Mutex::new(None),
         given_up: AtomicBool::new(false),
     };
@@ -145,10 +137,13 @@ impl Run<'_> {
         if self.is_stopped() {
             return Err(SourceError::Cancelled);
         }
+        for item in batch.iter().filter(|item| item.selected && item.entry.meta.kind != EntryKind::Skipped) {
+            self.tell_recorded(&item.entry.path, &item.entry.path);
+        }
         let place = Arc::clone(&self.place);
         let prepared = tokio::task::spawn_blocking(move || prepare(&place, batch));
         let (work, done) = prepared.await.map_err(|error| broke("making directories", error))??;
-        self.count(done, 0);
+        self.count_all(done);
         let mut small = Vec::new();
         for work in work {
             if work.entry.bytes > PIECE_BYTES_MAX as u64 {
@@ -158,76 +153,44 @@ impl Run<'_> {
             }
         }
         let place = Arc::clone(&self.place);
-        let count = small.len() as u64;
-        let bytes = small.iter().map(|(work, _)| work.entry.bytes).sum();
         let written = tokio::task::spawn_blocking(move || {
-            small.into_iter().try_for_each(|(work, pieces)| write_small(&place, &work, &pieces))
+            let write = |(work, pieces): (Work, Vec<_>)| Ok((write_small(&place, &work, &pieces)?, work.entry.bytes));
+            small.into_iter().map(write).collect::<Result<Vec<_>, SourceError>>()
         });
-        written.await.map_err(|error| broke("writing files", error))??;
-        self.count(count, bytes);
+        for (became, bytes) in written.await.map_err(|error| broke("writing files", error))?? {
+            self.count(became, bytes, bytes);
+        }
         Ok(())
     }
 
-    fn count(&self, entries: u64, bytes: u64) {
-        self.entries.fetch_add(entries, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.ctx.monitor.entries(entries);
-        self.ctx.monitor.bytes(bytes);
+    /// What the backup recorded of the entry at `origin` holds for what comes back at `path`.
+    fn tell_recorded(&self, origin: &EntryPath, path: &EntryPath) {
+        for what in self.recorded.get(origin).into_iter().flatten() {
+            self.place.shortfalls.add(&format!("back as it was stored then: {what}"), path);
+        }
     }
 
-    /// All content of a small file; `None` where the repository cannot give it.
-    async fn collect(&self, work: &Work) -> Result<Option<Vec<Piece>>, SourceError> {
-        let mut sink = Collect { pieces: Vec::new(), data_bytes: 0 };
-        let read = match self.data.content(work.content_of.as_ref().unwrap_or(&work.entry), &mut sink).await {
-            Ok(read) => read,
-            Err(error) => return self.hurt(&work.entry.path, error).map(|()| None),
-        };
-        if read != work.entry.bytes {
-            return self.hurt(&work.entry.path, wrong_length(&work.entry, read)).map(|()| None);
+    /// Counts entries without content.
+    fn count_all(&self, done: Vec<Became>) {
+        for became in done {
+            self.count(became, 0, 0);
         }
-        Ok(Some(sink.pieces))
     }
 
-    async fn large(&self, work: Work) -> Result<(), SourceError> {
-        if work.over == Over::Same && self.is_there(&work).await? {
-            self.count(1, work.entry.bytes);
-            return Ok(());
-        }
-        let (place, dir, path) = (Arc::clone(&self.place), Arc::clone(&work.dir), work.entry.path.clone());
-        let made = tokio::task::spawn_blocking(move || place.temp_file(dir, &path));
-        let (temp, file) = made.await.map_err(|error| broke("making a file", error))??;
-        let path = work.entry.path.clone();
-        let mut sink = Stream { file: Arc::new(file), offset: 0, path, error: None, run: self };
-        let read = self.data.content(work.content_of.as_ref().unwrap_or(&work.entry), &mut sink).await;
-        if let Some(error) = sink.error {
-            return Err(error);
-        }
-        match read {
-            Err(error) => return self.hurt(&work.entry.path, error),
-            Ok(read) if read != work.entry.bytes || sink.offset != read => {
-                return self.hurt(&work.entry.path, wrong_length(&work.entry, read));
+    /// Counts an entry with its content, of which `untold` bytes are new to whoever watches.
+    fn count(&self, became: Became, bytes: u64, untold: u64) {
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        match became {
+            Became::Restored => {
+                done.entries += 1;
+                done.bytes = done.bytes.saturating_add(bytes);
             }
-            Ok(_) => {}
+            Became::Unchanged => done.unchanged += 1,
+            Became::Neither => return,
         }
-        let (place, file, bytes) = (Arc::clone(&self.place), sink.file, work.entry.bytes);
-        let finished = tokio::task::spawn_blocking(move || finish(&place, temp, &file, &work));
-        finished.await.map_err(|error| broke("finishing a file", error))??;
-        // The bytes were told piece by piece.
-        self.entries.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        drop(done);
         self.ctx.monitor.entries(1);
-        Ok(())
-    }
-
-    /// Whether a large file that looks the same has the same content. Damage is told when it is read
-    /// to be written.
-    async fn is_there(&self, work: &Work) -> Result<bool, SourceError> {
-        let (dir, path) = (Arc::clone(&work.dir), work.entry.path.clone());
-        let opened = tokio::task::spawn_blocking(move || verify::open(&dir, path.name()));
-        let Ok(file) = opened.await.map_err(|error| broke("opening a file", error))? else { return Ok(false) };
-        let mut sink = Compare::new(file, &self.ctx.cancel);
-        let read = self.data.content(work.content_of.as_ref().unwrap_or(&work.entry), &mut sink).await;
-        Ok(matches!((sink.outcome, read), (Ok(true), Ok(read)) if read == work.entry.bytes))
+        self.ctx.monitor.bytes(untold);
     }
 
     /// Remembers an entry that the repository cannot give; the others are still restored.
@@ -288,7 +251,7 @@ impl Run<'_> {
         };
         match origin.meta.kind {
             EntryKind::Skipped => {
-                self.place.shortfalls.add("left out of the backup", &entry.path);
+                self.place.left_out(&entry.path, &origin);
                 return Ok(());
             }
             EntryKind::Socket => return Ok(()),
@@ -304,13 +267,14 @@ impl Run<'_> {
             steps.push(Step::Link(first.clone(), entry));
         } else {
             self.act(steps).await?;
+            self.tell_recorded(&origin.path, &entry.path);
             written.insert(origin.path.clone(), entry.path.clone());
             let own = Entry { path: entry.path, ..origin.clone() };
             let place = Arc::clone(&self.place);
             let item = Item { entry: own, selected: true };
             let prepared = tokio::task::spawn_blocking(move || prepare(&place, vec![item]));
             let (work, done) = prepared.await.map_err(|error| broke("making a further name", error))??;
-            self.count(done, 0);
+            self.count_all(done);
             for work in work {
                 self.large(Work { content_of: Some(origin.clone()), ..work }).await?;
             }
@@ -325,10 +289,10 @@ impl Run<'_> {
         }
         let (place, steps) = (Arc::clone(&self.place), std::mem::take(steps));
         let acted = tokio::task::spawn_blocking(move || {
-            steps.into_iter().try_fold(0, |done, step| Ok::<u64, SourceError>(done + u64::from(step.run(&place)?)))
+            steps.into_iter().map(|step| step.run(&place)).collect::<Result<Vec<_>, SourceError>>()
         });
         let done = acted.await.map_err(|error| broke("finishing directories", error))??;
-        self.count(done, 0);
+        self.count_all(done);
         Ok(())
     }
 
@@ -362,22 +326,30 @@ impl Run<'_> {
                 source: Some(Box::new(error)),
             });
         }
-        let problems = self.place.shortfalls.lines();
-        Ok(Restored { entries: self.entries.into_inner(), bytes: self.bytes.into_inner(), problems })
+        let done = self.done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(Restored { problems: self.place.shortfalls.lines(), ..done })
     }
 }
 
-/// Makes the directories of a batch and what has no content; tells which files to write, and how
-/// many entries are done.
-fn prepare(place: &Place, batch: Vec<Item>) -> Result<(Vec<Work>, u64), SourceError> {
-    let (mut work, mut done) = (Vec::new(), 0);
+fn recorded(data: &dyn EntryReader) -> HashMap<&EntryPath, Vec<&str>> {
+    let mut recorded: HashMap<&EntryPath, Vec<&str>> = HashMap::new();
+    for (path, what) in data.problems() {
+        recorded.entry(path).or_default().push(what);
+    }
+    recorded
+}
+
+/// Makes the directories of a batch and what has no content; tells which files to write or compare,
+/// and what became of the other entries.
+fn prepare(place: &Place, batch: Vec<Item>) -> Result<(Vec<Work>, Vec<Became>), SourceError> {
+    let (mut work, mut done) = (Vec::new(), Vec::new());
     let mut last: Option<(Vec<u8>, Arc<OwnedFd>)> = None;
     for Item { entry, selected } in batch {
         match entry.meta.kind {
             _ if !selected => continue,
             EntryKind::Hardlink | EntryKind::Socket => continue,
             EntryKind::Skipped => {
-                place.shortfalls.add("left out of the backup", &entry.path);
+                place.left_out(&entry.path, &entry);
                 continue;
             }
             EntryKind::Dir => {
@@ -393,118 +365,14 @@ fn prepare(place: &Place, batch: Vec<Item>) -> Result<(Vec<Work>, u64), SourceEr
         };
         last = Some((above.to_vec(), Arc::clone(&dir)));
         let Some(over) = place.clear_the_way(dir.as_fd(), &entry)? else {
-            done += 1;
+            done.push(Became::Unchanged);
             continue;
         };
         if entry.meta.kind == EntryKind::File {
             work.push(Work { entry, content_of: None, dir, over });
         } else {
-            place.special(dir, &entry, over)?;
-            done += 1;
+            done.push(place.special(dir, &entry, over)?);
         }
     }
     Ok((work, done))
-}
-
-fn write_small(place: &Place, work: &Work, pieces: &[Piece]) -> Result<(), SourceError> {
-    if work.over == Over::Same && has_content(work, pieces) {
-        return Ok(());
-    }
-    let (temp, file) = place.temp_file(Arc::clone(&work.dir), &work.entry.path)?;
-    let mut offset = 0;
-    let file = Arc::new(file);
-    for piece in pieces {
-        offset = write_piece(&file, piece, offset).map_err(|error| writing(&work.entry.path, &error))?;
-    }
-    finish(place, temp, &file, work)
-}
-
-/// Whether a file that looks the same has these bytes.
-fn has_content(work: &Work, pieces: &[Piece]) -> bool {
-    let Ok(file) = verify::open(&work.dir, work.entry.path.name()) else { return false };
-    let mut offset = 0;
-    pieces.iter().all(|piece| {
-        let at = offset;
-        offset += match piece {
-            Piece::Data(bytes) => bytes.len() as u64,
-            Piece::Hole(length) => *length,
-        };
-        matches!(verify::is_equal(&file, at, piece), Ok(true))
-    })
-}
-
-fn finish(place: &Place, temp: Temp, file: &Arc<File>, work: &Work) -> Result<(), SourceError> {
-    let path = &work.entry.path;
-    let written = rustix::fs::fstat(file).map_err(|error| failed("restoring", path, error))?;
-    if u64::try_from(written.st_size) != Ok(work.entry.bytes) {
-        // A hole at the end.
-        rustix::fs::ftruncate(file, work.entry.bytes).map_err(|error| failed("restoring", path, error))?;
-    }
-    place.finish(temp, file, &work.entry, work.over)
-}
-
-fn writing(path: &EntryPath, error: &std::io::Error) -> SourceError {
-    failed("writing", path, error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))
-}
-
-fn wrong_length(entry: &Entry, read: u64) -> ReadError {
-    let source = format!("{read} bytes came of {} that were listed", entry.bytes).into();
-    ReadError::Damaged { what: entry.path.to_string(), source }
-}
-
-/// Takes the content of a small file.
-struct Collect {
-    pieces: Vec<Piece>,
-    data_bytes: usize,
-}
-
-#[async_trait]
-impl ContentSink for Collect {
-    async fn piece(&mut self, piece: Piece) -> Result<(), BodyError> {
-        if let Piece::Data(bytes) = &piece {
-            self.data_bytes += bytes.len();
-        }
-        // More than was listed is cut off here; the length is compared afterwards.
-        if self.data_bytes <= PIECE_BYTES_MAX && self.pieces.len() <= PIECE_BYTES_MAX / 512 {
-            self.pieces.push(piece);
-            return Ok(());
-        }
-        Err("more content came than was listed".into())
-    }
-}
-
-/// Writes the content of a large file as it comes.
-struct Stream<'a> {
-    file: Arc<File>,
-    offset: u64,
-    path: EntryPath,
-    error: Option<SourceError>,
-    run: &'a Run<'a>,
-}
-
-#[async_trait]
-impl ContentSink for Stream<'_> {
-    async fn piece(&mut self, piece: Piece) -> Result<(), BodyError> {
-        let (file, offset) = (Arc::clone(&self.file), self.offset);
-        let wrote = if self.run.is_stopped() {
-            Err(SourceError::Cancelled)
-        } else {
-            match tokio::task::spawn_blocking(move || write_piece(&file, &piece, offset)).await {
-                Ok(wrote) => wrote.map_err(|error| writing(&self.path, &error)),
-                Err(error) => Err(broke("writing a file", error)),
-            }
-        };
-        match wrote {
-            Ok(after) => {
-                self.run.ctx.monitor.bytes(after - offset);
-                self.offset = after;
-                Ok(())
-            }
-            Err(error) => {
-                let said = error.to_string();
-                self.error = Some(error);
-                Err(said.into())
-            }
-        }
-    }
 }

@@ -205,6 +205,10 @@ impl EntryVisitor for Feed<'_> {
 fn nothing(what: &str) -> SourceError {
     SourceError::Config {
         what: format!("{what} names nothing in the snapshot"),
-        hint: Some("`lifeboat ls` shows what there is; quote patterns against the shell".to_owned()),
+        hint: Some(
+            "in a directory a part is a path or a pattern of what `lifeboat ls -R` shows, quoted against the shell: of a \
+             dump a database is the directory of its name, and its tables are parts of a restore to a server only"
+                .to_owned(),
+        ),
     }
 }

@@ -25,9 +25,19 @@ pub(super) enum Step {
     Plain(EntryPath),
 }
 
+/// What became of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Became {
+    /// It is back.
+    Restored,
+    /// It was there, equal to the snapshot's; of a directory, it was there.
+    Unchanged,
+    /// Neither: what there is to say is told as a shortfall.
+    Neither,
+}
+
 impl Step {
-    /// Whether an entry was restored.
-    pub(super) fn run(self, place: &Place) -> Result<bool, SourceError> {
+    pub(super) fn run(self, place: &Place) -> Result<Became, SourceError> {
         match self {
             Self::Link(origin, entry) => link(place, &origin, &entry),
             Self::Dir(item) => finish_dir(place, &item),
@@ -37,7 +47,7 @@ impl Step {
                 {
                     rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o755)).map_err(|e| failed("finishing", &path, e))?;
                 }
-                Ok(false)
+                Ok(Became::Neither)
             }
         }
     }
@@ -50,7 +60,7 @@ pub(super) fn close(open: &mut Vec<Item>, next: Option<&EntryPath>, steps: &mut 
     }
 }
 
-fn link(place: &Place, origin: &EntryPath, entry: &Entry) -> Result<bool, SourceError> {
+fn link(place: &Place, origin: &EntryPath, entry: &Entry) -> Result<Became, SourceError> {
     let say = |error| failed("linking", &entry.path, error);
     let look = |dir: &OwnedFd, path: &EntryPath| {
         rustix::fs::statat(dir, OsStr::from_bytes(path.name()), AtFlags::SYMLINK_NOFOLLOW)
@@ -58,13 +68,13 @@ fn link(place: &Place, origin: &EntryPath, entry: &Entry) -> Result<bool, Source
     let from = place.below.dir(parent(origin)).and_then(|dir| look(&dir, origin));
     let from = match from {
         // Its content could not be restored; that was told.
-        Err(Errno::NOENT) => return Ok(false),
+        Err(Errno::NOENT) => return Ok(Became::Neither),
         other => other.map_err(say)?,
     };
     let dir = place.parent(&entry.path)?;
     let over = match look(&dir, &entry.path) {
         Err(Errno::NOENT) => Over::Nothing,
-        Ok(here) if (here.st_dev, here.st_ino) == (from.st_dev, from.st_ino) => return Ok(true),
+        Ok(here) if (here.st_dev, here.st_ino) == (from.st_dev, from.st_ino) => return Ok(Became::Unchanged),
         Ok(here) if place.replace && kind_of(&here) != EntryKind::Dir => Over::What,
         Ok(_) => {
             place.move_aside(&entry.path)?;
@@ -72,7 +82,7 @@ fn link(place: &Place, origin: &EntryPath, entry: &Entry) -> Result<bool, Source
         }
         Err(error) => return Err(say(error)),
     };
-    place.link(origin, dir, entry, over).map(|()| true)
+    place.link(origin, dir, entry, over).map(|()| Became::Restored)
 }
 
 /// The directory above the one at `path`, and the permissions of the latter; `None` where there is
@@ -102,13 +112,15 @@ fn open_dir(place: &Place, above: &OwnedFd, path: &EntryPath) -> Result<Option<O
     }
 }
 
-fn finish_dir(place: &Place, item: &Item) -> Result<bool, SourceError> {
+fn finish_dir(place: &Place, item: &Item) -> Result<Became, SourceError> {
     let path = &item.entry.path;
-    let Some((above, mode)) = look_at_dir(place, path)? else { return Ok(false) };
-    if (mode == UNFINISHED || (place.replace && item.selected))
-        && let Some(fd) = open_dir(place, &above, path)?
-    {
+    let Some((above, mode)) = look_at_dir(place, path)? else { return Ok(Became::Neither) };
+    let became = if mode == UNFINISHED || (place.replace && item.selected) {
+        let Some(fd) = open_dir(place, &above, path)? else { return Ok(Became::Neither) };
         place.dress(fd.as_fd(), &item.entry.meta, path);
-    }
-    Ok(item.selected)
+        Became::Restored
+    } else {
+        Became::Unchanged
+    };
+    Ok(if item.selected { became } else { Became::Neither })
 }

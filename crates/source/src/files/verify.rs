@@ -11,16 +11,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use lifeboat_model::flow::{
-    BodyError, Cancel, ContentSink, Entry, EntryReader, PIECE_BYTES_MAX, Piece, ReadError, RunContext,
+    BodyError, Cancel, ContentSink, Entry, EntryReader, Monitor, PIECE_BYTES_MAX, Piece, ReadError, RunContext,
 };
 use lifeboat_model::target::{RestoreOptions, Verified};
+use lifeboat_model::words::counted;
 use lifeboat_model::{EntryKind, EntryPath};
-use rustix::fs::{AtFlags, OFlags, SeekFrom};
+use rustix::fs::{AtFlags, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use super::below::{Below, parent};
-use super::meta::{At, kind_of, open_quietly, said};
-use super::place::{Place, failed};
+use super::meta::{At, kind_of, open_quietly, said, xattrs};
+use super::place::{Place, failed, is_owned_as};
 use super::select::{BatchWork, Item, Selection, channel, in_parallel};
 use super::{broke, restore};
 use crate::SourceError;
@@ -65,7 +66,8 @@ pub(super) async fn run(
     work.and(walk)?;
     let mut verified = run.found.into_inner().unwrap_or_else(PoisonError::into_inner);
     verified.differences.sort();
-    verified.of = vec![format!("metadata and content of {} entries", verified.compared)];
+    verified.of = vec![format!("metadata and content of {}", counted(verified.compared, "entry"))];
+    verified.problems = run.place.shortfalls.lines();
     Ok(verified)
 }
 
@@ -117,7 +119,7 @@ impl Run<'_> {
 
     async fn compare(&self, entry: &Entry, read: &Entry, mut seen: Seen) -> Result<(), SourceError> {
         if let Some(file) = seen.file.take() {
-            let mut sink = Compare::new(file, &self.ctx.cancel);
+            let mut sink = Compare::new(file, self.ctx);
             let content = self.data.content(read, &mut sink).await;
             match (sink.outcome, content) {
                 (Err(error), _) => seen.differences.push(format!("it cannot be read: {error}")),
@@ -127,7 +129,7 @@ impl Run<'_> {
                 }
                 (Ok(true), Err(error @ ReadError::Receiver(_))) => return Err(error.into()),
                 (Ok(true), content) => {
-                    self.ctx.monitor.bytes(content?);
+                    content?;
                 }
             }
         }
@@ -160,6 +162,7 @@ fn look(place: &Place, entry: &Entry) -> Result<Seen, SourceError> {
     if entry.meta.kind == EntryKind::Hardlink && !is_linked(place, entry, (stat.st_dev, stat.st_ino)) {
         differences.push("it is not the same file as the one that it was linked with".to_owned());
     }
+    tell_what_only_root_sets(place, entry, &stat, At::Name(dir.as_fd(), name));
     let compares = entry.meta.kind == EntryKind::File && kind_of(&stat) == EntryKind::File;
     let file = match compares.then(|| open(&dir, name)) {
         None => None,
@@ -170,6 +173,25 @@ fn look(place: &Place, entry: &Entry) -> Result<Seen, SourceError> {
         }
     };
     Ok(Seen { differences, file })
+}
+
+/// Without root's rights a restore cannot set owners and some attributes: that they differ is told
+/// apart from what a restore gets right.
+fn tell_what_only_root_sets(place: &Place, entry: &Entry, stat: &Stat, at: At<'_>) {
+    if place.is_root {
+        return;
+    }
+    if !is_owned_as(&place.names, entry, stat) {
+        place.shortfalls.add("the owner or group differs, which only root can set", &entry.path);
+    }
+    let set_by_root = |name: &[u8]| name.starts_with(b"security.");
+    let wanted = entry.meta.xattrs.iter().filter(|xattr| set_by_root(&xattr.name));
+    if !wanted.eq(xattrs(at, &mut Vec::new()).iter().filter(|xattr| set_by_root(&xattr.name))) {
+        place.shortfalls.add("attributes security.* differ, which only root can set", &entry.path);
+    }
+    if entry.meta.xattrs.iter().any(|xattr| xattr.name.starts_with(b"trusted.")) {
+        place.shortfalls.add("attributes trusted.* were not compared: only root sees them", &entry.path);
+    }
 }
 
 pub(super) fn open(dir: &OwnedFd, name: &[u8]) -> Result<File, Errno> {
@@ -190,13 +212,15 @@ pub(super) struct Compare {
     file: Arc<File>,
     offset: u64,
     cancel: Cancel,
+    monitor: Arc<dyn Monitor>,
     /// Whether everything so far was equal.
     pub(super) outcome: std::io::Result<bool>,
 }
 
 impl Compare {
-    pub(super) fn new(file: File, cancel: &Cancel) -> Self {
-        Self { file: Arc::new(file), offset: 0, cancel: cancel.clone(), outcome: Ok(true) }
+    pub(super) fn new(file: File, ctx: &RunContext) -> Self {
+        let (cancel, monitor) = (ctx.cancel.clone(), Arc::clone(&ctx.monitor));
+        Self { file: Arc::new(file), offset: 0, cancel, monitor, outcome: Ok(true) }
     }
 }
 
@@ -207,10 +231,8 @@ impl ContentSink for Compare {
             return Err("stopped by request".into());
         }
         let (file, offset) = (Arc::clone(&self.file), self.offset);
-        self.offset += match &piece {
-            Piece::Data(bytes) => bytes.len() as u64,
-            Piece::Hole(length) => *length,
-        };
+        self.offset += piece.length();
+        self.monitor.bytes(piece.length());
         self.outcome = tokio::task::spawn_blocking(move || is_equal(&file, offset, &piece)).await?;
         if matches!(self.outcome, Ok(true)) { Ok(()) } else { Err("the comparison has ended".into()) }
     }

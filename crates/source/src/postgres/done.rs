@@ -39,6 +39,6 @@ impl Done {
                 self.denied.len()
             ));
         }
-        Restored { entries: self.entries, bytes: self.bytes, problems: self.problems }
+        Restored { entries: self.entries, bytes: self.bytes, problems: self.problems, ..Restored::default() }
     }
 }

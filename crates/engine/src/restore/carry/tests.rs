@@ -45,7 +45,7 @@ impl Target for FakeTarget {
 
     async fn apply(&self, _: &dyn EntryReader, _: &RestoreOptions, _: &RunContext) -> Result<Restored, SourceError> {
         self.ask("apply");
-        Ok(Restored { entries: 1, bytes: 4, problems: vec![] })
+        Ok(Restored { entries: 1, bytes: 4, ..Restored::default() })
     }
 
     async fn verify(
@@ -96,7 +96,7 @@ impl Case {
             RecoveryPoint { time: jiff::Timestamp::UNIX_EPOCH, consistency: String::new(), facts: BTreeMap::new() };
         let machine = Machine { role: Role::Restore, stack: None, own: BTreeMap::new(), own_paths: Vec::new() };
         let (snapshot, to, options) = (&summary("farajaland", "registry", 1), &self.to, &self.options);
-        let request = RestoreRequest { snapshot, point: &point, to, options };
+        let request = RestoreRequest { snapshot, point: &point, problems: &[], to, options };
         let lock = || {
             self.target.ask("lock");
             Ok(None)

@@ -133,7 +133,7 @@ async fn sockets_are_counted_and_left_out() {
     // Snapshots of before listed them.
     snapshot.insert("old.sock", EntryMeta::new(EntryKind::Socket), b"");
     let inventory = bench.target().inventory(&snapshot, &RestoreOptions::default()).await.expect("inventory");
-    assert!(inventory.steps.iter().any(|step| step.contains("leave out 1 sockets")), "{:?}", inventory.steps);
+    assert!(inventory.steps.iter().any(|step| step.contains("leave out 1 socket:")), "{:?}", inventory.steps);
     bench.restore(&snapshot, &RestoreOptions::default()).await.expect("a restore");
     assert!(!bench.out().join("old.sock").exists());
 

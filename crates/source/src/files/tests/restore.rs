@@ -59,7 +59,7 @@ async fn newer_data_is_refused_without_replace_and_written_over_with_it() {
 }
 
 #[tokio::test]
-async fn what_looks_the_same_and_holds_other_bytes_is_replaced() {
+async fn what_looks_the_same_and_holds_other_bytes_is_kept_and_told_and_with_replace_written_anew() {
     let bench = Bench::new();
     let mut sparse = vec![0; 3 << 20];
     sparse[2 << 20..].fill(7);
@@ -76,7 +76,14 @@ async fn what_looks_the_same_and_holds_other_bytes_is_replaced() {
         file.write_all_at(b"!", at).expect("write");
         file.set_modified(before).expect("set");
     }
-    bench.restore(&snapshot, &replace()).await.expect("a restore");
+    let kept = bench.restore(&snapshot, &RestoreOptions::default()).await.expect("a restore");
+    assert!(kept.problems.len() == 1 && kept.problems[0].contains("--replace"), "{:?}", kept.problems);
+    assert!(kept.problems[0].ends_with("and 1 more"), "{:?}", kept.problems);
+    assert_eq!((kept.entries, kept.unchanged, kept.bytes), (0, 2, 0), "the equal file and the directory");
+    assert_eq!(fs::read(bench.restored("small")).expect("read").last(), Some(&b'!'));
+
+    let written = bench.restore(&snapshot, &replace()).await.expect("a restore");
+    assert_eq!((written.problems, written.unchanged), (vec![], 1));
     compare(&bench.tree(), &bench.restored("")).expect("compare").assert_equal();
     assert_eq!(inode("equal"), equal);
 }
@@ -158,12 +165,13 @@ async fn a_damaged_entry_is_named_and_all_others_come_back() {
     bench.write("big", &vec![1; 3 << 20]);
     bench.write("good", b"whole");
     let mut snapshot = bench.backup().await;
+    bench.restore(&snapshot, &only(&[&bench.entry("big").to_string()])).await.expect("a part");
     snapshot.damaged = [bench.entry("bad"), bench.entry("big")].into();
     let error = bench.restore(&snapshot, &RestoreOptions::default()).await.expect_err("damage");
     assert!(error.to_string().contains("and 1 more could not be restored"), "{error}");
     assert_eq!(fs::read(bench.restored("good")).expect("read"), b"whole");
     let names: Vec<_> = fs::read_dir(bench.restored("")).expect("list").collect();
-    assert_eq!(names.len(), 1, "temporary files stay: {names:?}");
+    assert_eq!(names.len(), 2, "temporary files stay: {names:?}");
 }
 
 #[tokio::test]
@@ -218,7 +226,7 @@ async fn verify_tells_every_kind_of_difference_and_changes_nothing() {
         "content: its content differs",
         "gone: it is missing",
         "mode: its permissions are 0600",
-        "kind: it is of kind Symlink, not File",
+        "kind: it is a symlink, not a file",
         "it leads elsewhere",
     ] {
         assert!(seen.contains(expected), "{expected} is not in\n{seen}");
