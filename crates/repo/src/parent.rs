@@ -2,17 +2,20 @@
 //! an unchanged file need not be read.
 //!
 //! One file for each source: a header that binds it to repository, domain and source; records in the
-//! order of their keys; every [`FENCE_BYTES`] or so a fence (first eight bytes of a key, offset); the
+//! order of their keys; every [`FENCE_BYTES`] or so a fence (key, offset); the
 //! number of fences; keyed BLAKE3 of everything before. A record is
 //! `key (16) || fingerprint (16) || length of head (u32) || length of ids (u64) || head || ids`; its key is
-//! a keyed hash of the path; its head is `length (u32) || content in CBOR || for each content page the
+//! half a keyed hash of the directory and half one of the path, so that the files of a directory lie
+//! side by side; its head is `length (u32) || content in CBOR || for each content page the
 //! id of its reference page (32) and its number of chunk ids (u32)`; the ids are those of all pages.
 //! A file that is damaged, torn or of another source counts as none.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use lifeboat_model::{ChunkId, Digest, EntryPath, Fingerprint};
 use tempfile::NamedTempFile;
@@ -24,14 +27,20 @@ use crate::crypt::Secret;
 use crate::page::Content;
 use crate::spill::Sorter;
 
-const MAGIC: &[u8; 16] = b"lifeboat parent0";
+const MAGIC: &[u8; 16] = b"lifeboat parent1";
 const RECORD_HEAD_BYTES: usize = 16 + 16 + 4 + 8;
 const FENCE_BYTES: usize = 8 << 10;
+/// A fence: a key, an offset.
+const FENCE_RECORD_BYTES: usize = 16 + 8;
+/// What is read at a fence. All records of a fence start in there.
+const BLOCK_BYTES: usize = FENCE_BYTES + RECORD_HEAD_BYTES + 980;
+/// Blocks that are kept: as many directories may be gone through at once.
+const BLOCKS_KEPT: usize = 16;
 const PAGE_BYTES: usize = 32 + 4;
 /// Heads above this length are not kept: their entries are read anew.
 const HEAD_BYTES_MAX: usize = 16 << 20;
 
-/// The keyed hash of a path.
+/// The keyed hash of a path: eight bytes of its directory's and eight of its own.
 pub(crate) type PathKey = [u8; 16];
 
 /// Names paths by keyed hashes and binds the file to its source.
@@ -67,8 +76,13 @@ impl ParentKey {
 
     /// The keyed hash of a path.
     pub(crate) fn key_of(&self, path: &EntryPath) -> PathKey {
-        let hash = self.secret.mac(&[b"path\0", path.as_bytes()]);
-        *hash.0.first_chunk().expect("a hash has more bytes")
+        let (path, name) = (path.as_bytes(), path.name());
+        let directory = self.secret.mac(&[b"directory\0", &path[..path.len() - name.len()]]);
+        let own = self.secret.mac(&[b"path\0", path]);
+        let mut key = PathKey::default();
+        key[..8].copy_from_slice(&directory.0[..8]);
+        key[8..].copy_from_slice(&own.0[..8]);
+        key
     }
 }
 
@@ -85,9 +99,11 @@ pub(crate) struct ParentEntry {
 pub(crate) struct Parent {
     file: File,
     key: ParentKey,
-    /// First eight bytes of a key, where its record starts.
-    fences: Vec<(u64, u64)>,
+    /// A key, where its record starts.
+    fences: Vec<(PathKey, u64)>,
     records_end: u64,
+    /// Blocks by the numbers of their fences, the newest last.
+    kept: Mutex<VecDeque<(usize, Arc<[u8]>)>>,
 }
 
 fn damaged(what: &'static str) -> io::Error {
@@ -113,16 +129,37 @@ impl Parent {
         let (file, signed) = cache::open_bound(path, MAGIC, &key.secret, &key.binding)?;
         let mut count = [0; 8];
         file.read_exact_at(&mut count, signed - 8)?;
-        let fences_bytes = u64::from_le_bytes(count).checked_mul(16).ok_or_else(|| damaged("too many fences"))?;
+        let fences_bytes = u64::from_le_bytes(count).checked_mul(FENCE_RECORD_BYTES as u64);
+        let fences_bytes = fences_bytes.ok_or_else(|| damaged("too many fences"))?;
         let records_end = (signed - 8)
             .checked_sub(fences_bytes)
             .filter(|end| *end >= BOUND_HEADER_BYTES)
             .ok_or_else(|| damaged("too many fences"))?;
         let mut bytes = vec![0; usize::try_from(fences_bytes).map_err(io::Error::other)?];
         file.read_exact_at(&mut bytes, records_end)?;
-        let fences = bytes.chunks_exact(16).map(|fence| Ok((u64_at(fence, 0)?, u64_at(fence, 8)?)));
-        let fences = fences.collect::<io::Result<_>>()?;
-        Ok(Self { file, key, fences, records_end })
+        let fence = |bytes: &[u8]| Ok((*bytes.first_chunk().expect("a whole fence"), u64_at(bytes, 16)?));
+        let fences = bytes.chunks_exact(FENCE_RECORD_BYTES).map(fence).collect::<io::Result<_>>()?;
+        Ok(Self { file, key, fences, records_end, kept: Mutex::default() })
+    }
+
+    /// The first [`BLOCK_BYTES`] after a fence, or what there is up to the next.
+    fn block(&self, fence: usize) -> io::Result<Arc<[u8]>> {
+        let kept = |blocks: &VecDeque<(usize, Arc<[u8]>)>| blocks.iter().rev().find(|block| block.0 == fence).cloned();
+        if let Some((_, block)) = kept(&self.kept.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(block);
+        }
+        let start = self.fences[fence].1;
+        let end = self.fences.get(fence + 1).map_or(self.records_end, |next| next.1);
+        let length = end.checked_sub(start).ok_or_else(|| damaged("fences out of order"))?.min(BLOCK_BYTES as u64);
+        let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        self.file.read_exact_at(&mut bytes, start)?;
+        let block: Arc<[u8]> = bytes.into();
+        let mut blocks = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if blocks.len() == BLOCKS_KEPT {
+            blocks.pop_front();
+        }
+        blocks.push_back((fence, Arc::clone(&block)));
+        Ok(block)
     }
 
     /// What is known of a path, if its fingerprint is the same.
@@ -140,44 +177,45 @@ impl Parent {
     /// Of the disk.
     pub(crate) fn find(&self, path: &EntryPath) -> io::Result<Option<(Fingerprint, ParentEntry)>> {
         let wanted = self.key.key_of(path);
-        // As the fences are ordered as numbers, so are the keys.
-        let prefix = u64::from_be_bytes(*wanted.first_chunk().expect("16 bytes"));
-        let fence = self.fences.partition_point(|fence| fence.0 < prefix).saturating_sub(1);
-        let Some((_, mut at)) = self.fences.get(fence).copied() else { return Ok(None) };
-        let mut buffer = vec![0; FENCE_BYTES + 1024];
-        let mut start = at;
-        let mut filled = 0;
-        while at < self.records_end {
-            if at + RECORD_HEAD_BYTES as u64 > start + filled as u64 {
-                start = at;
-                let part = usize::try_from(self.records_end - at).unwrap_or(usize::MAX).min(buffer.len());
-                self.file.read_exact_at(&mut buffer[..part], at)?;
-                filled = part;
-            }
-            let head = &buffer[usize::try_from(at - start).map_err(io::Error::other)?..filled];
-            let key = head.get(..16).ok_or_else(|| damaged("a record is cut off"))?;
-            let (head_len, ids_len) = (u32_at(head, 32)?, u64_at(head, 36)?);
-            let body = at + RECORD_HEAD_BYTES as u64;
-            match key.cmp(&wanted[..]) {
-                std::cmp::Ordering::Less => at = body.saturating_add(u64::from(head_len)).saturating_add(ids_len),
+        let Some(fence) = self.fences.partition_point(|fence| fence.0 <= wanted).checked_sub(1) else {
+            return Ok(None);
+        };
+        let (start, block) = (self.fences[fence].1, self.block(fence)?);
+        let mut at = 0;
+        while at < block.len() {
+            let record = block.get(at..at + RECORD_HEAD_BYTES).ok_or_else(|| damaged("a record is cut off"))?;
+            let (head_len, ids_len) = (u32_at(record, 32)?, u64_at(record, 36)?);
+            let body = at + RECORD_HEAD_BYTES;
+            match record[..16].cmp(&wanted[..]) {
+                std::cmp::Ordering::Less => {
+                    let next = (body as u64).saturating_add(u64::from(head_len)).saturating_add(ids_len);
+                    at = usize::try_from(next).unwrap_or(usize::MAX);
+                }
                 std::cmp::Ordering::Greater => return Ok(None),
                 std::cmp::Ordering::Equal => {
-                    let known = head.get(16..32).and_then(<[u8]>::first_chunk);
-                    let known = Fingerprint(*known.ok_or_else(|| damaged("a record is cut off"))?);
-                    return Ok(Some((known, self.read(body, head_len)?)));
+                    let known = Fingerprint(*record[16..].first_chunk().expect("a whole record head"));
+                    let here = block.get(body..body + head_len as usize);
+                    let entry = self.read(start + body as u64, head_len, here)?;
+                    return Ok(Some((known, entry)));
                 }
             }
         }
         Ok(None)
     }
 
-    fn read(&self, body: u64, head_len: u32) -> io::Result<ParentEntry> {
-        if head_len as usize > HEAD_BYTES_MAX {
+    /// The entry whose head starts at `body`; `here` is the head where it is in memory already.
+    fn read(&self, body: u64, head_len: u32, here: Option<&[u8]>) -> io::Result<ParentEntry> {
+        let mut read = Vec::new();
+        let head = if let Some(here) = here {
+            here
+        } else if head_len as usize > HEAD_BYTES_MAX {
             return Err(damaged("a head is too long"));
-        }
-        let mut head = vec![0; head_len as usize];
-        self.file.read_exact_at(&mut head, body)?;
-        let content_len = u32_at(&head, 0)? as usize;
+        } else {
+            read.resize(head_len as usize, 0);
+            self.file.read_exact_at(&mut read, body)?;
+            &read[..]
+        };
+        let content_len = u32_at(head, 0)? as usize;
         let (content, pages) =
             head[4..].split_at_checked(content_len).ok_or_else(|| damaged("a head is shorter than its content"))?;
         let mut start = body + u64::from(head_len);
@@ -286,8 +324,7 @@ impl Writing {
     fn record(&mut self, key: &[u8], value: &[u8], ids: &IdFile) -> io::Result<()> {
         if self.last_fence.is_none_or(|fence| self.at >= fence + FENCE_BYTES as u64) {
             self.last_fence = Some(self.at);
-            let prefix: [u8; 8] = *key.first_chunk().ok_or_else(|| damaged("a key is cut off"))?;
-            self.fences.extend_from_slice(&u64::from_be_bytes(prefix).to_le_bytes());
+            self.fences.extend_from_slice(key);
             self.fences.extend_from_slice(&self.at.to_le_bytes());
         }
         let (fingerprint, rest) = value.split_at_checked(16).ok_or_else(|| damaged("a value is cut off"))?;
@@ -314,7 +351,7 @@ impl Writing {
     fn finish(mut self) -> io::Result<NamedTempFile> {
         let fences = std::mem::take(&mut self.fences);
         self.bytes(&fences)?;
-        self.bytes(&(fences.len() as u64 / 16).to_le_bytes())?;
+        self.bytes(&((fences.len() / FENCE_RECORD_BYTES) as u64).to_le_bytes())?;
         let mac = self.mac.finalize();
         self.out.write_all(mac.as_bytes())?;
         let mut file = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
@@ -345,7 +382,9 @@ mod tests {
 
     fn inline(seed: u32) -> Content {
         let id = ChunkId::from([u8::try_from(seed % 251).expect("small"); 32]);
-        Content::Inline(vec![Extent::Chunk { id, offset: 0, len: seed + 1 }])
+        // Heads of 40 bytes, and of several KiB that end outside of their block.
+        let extents = if seed.is_multiple_of(40) { 64 } else { 1 };
+        Content::Inline((0..extents).map(|offset| Extent::Chunk { id, offset, len: seed + 1 }).collect())
     }
 
     fn write(file: &Path, count: u32) -> IdFile {
@@ -354,7 +393,9 @@ mod tests {
         let mut writer = ParentWriter::new(key(7), scratch, 20_000);
         for number in 0..count {
             let fingerprint = Fingerprint::of(&number.to_le_bytes());
-            writer.add(&path(&format!("dir/file-{number}")), &fingerprint, &inline(number), &[]).expect("added");
+            writer
+                .add(&path(&format!("dir-{}/file-{number}", number % 5)), &fingerprint, &inline(number), &[])
+                .expect("added");
         }
         writer.finish(file, &ids).expect("written");
         ids
@@ -369,14 +410,23 @@ mod tests {
         assert!(parent.fences.len() > 10, "{} fences", parent.fences.len());
         for number in 0..3000u32 {
             let fingerprint = Fingerprint::of(&number.to_le_bytes());
-            let found = parent.lookup(&path(&format!("dir/file-{number}")), &fingerprint).expect("read");
+            let found = parent.lookup(&path(&format!("dir-{}/file-{number}", number % 5)), &fingerprint).expect("read");
             assert_eq!(found, Some(ParentEntry { content: inline(number), pages: Vec::new() }), "{number}");
         }
         let fingerprint = Fingerprint::of(&1u32.to_le_bytes());
-        assert_eq!(parent.lookup(&path("dir/file-2"), &fingerprint).expect("read"), None);
+        assert_eq!(parent.lookup(&path("dir-2/file-2"), &fingerprint).expect("read"), None);
         for number in 0..500 {
             assert_eq!(parent.lookup(&path(&format!("other-{number}")), &fingerprint).expect("read"), None);
         }
+    }
+
+    #[test]
+    fn files_of_one_directory_lie_side_by_side() {
+        let key = key(7);
+        let mut keys: Vec<_> = (0..60).map(|n| (key.key_of(&path(&format!("d{}/f{n}", n % 3))), n % 3)).collect();
+        keys.sort_unstable();
+        keys.dedup_by_key(|(_, directory)| *directory);
+        assert_eq!(keys.len(), 3);
     }
 
     #[test]
