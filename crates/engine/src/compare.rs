@@ -59,7 +59,7 @@ pub struct Differs {
 }
 
 impl Comparison {
-    /// 0; 3 where the other lacks what a copy would bring; 1 where snapshots differ.
+    /// 0; 3 where either lacks what a copy would bring; 1 where snapshots differ.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         if !self.differs.is_empty() {
@@ -105,27 +105,11 @@ pub async fn compare(
     let (listing, other_listing) = (one.list(host).await?.snapshots, other.list(host).await?.snapshots);
     let mut report =
         Comparison { repository: repository.to_owned(), against: against.to_owned(), ..Comparison::default() };
-    let copies = || other_listing.iter().filter(|snapshot| snapshot.original.is_some());
-    let tag = |stack: &StackName, source: &SourceName| {
-        let named = |s: &&SnapshotSummary| s.stack.as_ref() == Some(stack) && s.source.as_ref() == Some(source);
-        copies().find(named).map(|copy| copy.source_tag)
-    };
-    let place = Destination { name: against, tag: &tag };
-    let plan = plan_copy(host.config, &place, &[], &listing, &other_listing, host.now())?;
-    for snapshot in plan.copies {
-        report.lacks.push(Lack { repository: against.to_owned(), snapshot, why: None, problem: true });
-    }
-    for left in plan.left_out {
-        let (snapshot, why) = (left.snapshot, Some(left.why));
-        report.lacks.push(Lack { repository: against.to_owned(), snapshot, why, problem: left.problem });
-    }
+    report.lacks = lacking(host, against, &listing, &other_listing)?;
+    report.lacks.extend(lacking(host, repository, &other_listing, &listing)?);
     let firsts: BTreeMap<SnapshotId, &SnapshotSummary> = listing.iter().map(|s| (s.first_id(), s)).collect();
     for copy in &other_listing {
-        let Some(snapshot) = firsts.get(&copy.first_id()) else {
-            let why = copy.original.map(|_| "its original was forgotten there".to_owned());
-            report.lacks.push(Lack { repository: repository.to_owned(), snapshot: copy.clone(), why, problem: false });
-            continue;
-        };
+        let Some(snapshot) = firsts.get(&copy.first_id()) else { continue };
         report.compared += 1;
         let sides = [(one.inner(), snapshot.id), (other.inner(), copy.id)];
         let [left, right] = sides.map(|(repository, id)| Side { repository, id });
@@ -144,6 +128,26 @@ pub async fn compare(
     let outcome = if report.exit_code() == 0 { Outcome::Ok } else { Outcome::Failed };
     host.end(run, outcome, &RunEnd::default());
     Ok(report)
+}
+
+/// What the repository of this name, with the snapshots `there`, lacks of `here`: the same whichever of the
+/// two a person names first.
+fn lacking(
+    host: &Host<'_>,
+    name: &str,
+    here: &[SnapshotSummary],
+    there: &[SnapshotSummary],
+) -> Result<Vec<Lack>, JobError> {
+    let tag = |stack: &StackName, source: &SourceName| {
+        let of_it = |s: &&SnapshotSummary| s.stack.as_ref() == Some(stack) && s.source.as_ref() == Some(source);
+        let copies = there.iter().filter(|snapshot| snapshot.original.is_some());
+        copies.chain(there).find(of_it).map(|snapshot| snapshot.source_tag)
+    };
+    let plan = plan_copy(host.config, &Destination { name, tag: &tag }, &[], here, there, host.now())?;
+    let lack = |snapshot, why, problem| Lack { repository: name.to_owned(), snapshot, why, problem };
+    let missing = plan.copies.into_iter().map(|snapshot| lack(snapshot, None, true));
+    let left_out = plan.left_out.into_iter().map(|left| lack(left.snapshot, Some(left.why), left.problem));
+    Ok(missing.chain(left_out).collect())
 }
 
 fn is_damage(error: &RepoError) -> bool {

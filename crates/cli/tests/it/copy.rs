@@ -143,6 +143,9 @@ fn two_repositories_are_compared_snapshot_by_snapshot() {
     let missing = place.run(&against);
     assert_eq!(missing.code, 3, "{missing:?}");
     assert_eq!(missing.err.matches("offsite lacks").count(), 3, "{missing:?}");
+    let turned = ["check", "--from", "offsite", "--against", "main", "--read-data"];
+    let same = place.run(&turned);
+    assert_eq!((same.code, same.err.matches("offsite lacks").count()), (3, 3), "{same:?}");
     place.run(&COPY).good();
     let equal = json(&place, &against);
     let equal = &equal["comparisons"][0];
@@ -156,8 +159,16 @@ fn two_repositories_are_compared_snapshot_by_snapshot() {
         &CONFIG.replace("main-identity.key\n", "main-identity.key\n    retentionPolicy: { keepLast: 1 }\n"),
     );
     place.run(&["forget", "--yes"]).good();
-    let after = place.run(&against).good();
-    assert!(after.err.contains("main lacks") && after.err.contains("its original was forgotten"), "{after:?}");
+    for args in [&against, &turned] {
+        let after = place.run(args).good();
+        assert!(after.err.contains("main lacks") && after.err.contains("retention policy of main"), "{after:?}");
+    }
+    // What it would keep and does not have is one, whichever is named first.
+    place.write("lifeboat.yaml", CONFIG);
+    for args in [&against, &turned] {
+        let after = place.run(args).expect(3);
+        assert_eq!(after.err.matches("main lacks").count(), 1, "{after:?}");
+    }
 
     // A pack that is gone in either is a difference with a name.
     let packs: Vec<_> = std::fs::read_dir(place.path("offsite/data")).expect("packs").flatten().collect();
