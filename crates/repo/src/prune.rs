@@ -11,7 +11,7 @@ use futures::TryStreamExt;
 use jiff::Timestamp;
 use lifeboat_model::flow::RunContext;
 use lifeboat_model::{Digest, ObjectHash};
-use lifeboat_store::Store;
+use lifeboat_store::{Key, Store};
 use serde::{Serialize, Serializer};
 
 use crate::access::Access;
@@ -43,8 +43,15 @@ pub struct PruneReport {
     pub marked_objects: u64,
     /// Packs among them.
     pub marked_packs: u64,
-    /// The bytes of these packs: what a later prune frees.
+    /// The bytes of these objects: what a later prune frees.
     pub marked_bytes: u64,
+    /// Packs that nobody needs and that are too young to be marked.
+    pub young_packs: u64,
+    /// Their bytes.
+    pub young_bytes: u64,
+    /// From when on a prune can mark them, by the store's clock, unless a run is open.
+    #[serde(serialize_with = "lifeboat_model::snapshot::rfc3339_or_null")]
+    pub can_be_marked_at: Option<Timestamp>,
     /// Packs that are partly needed and were packed anew; a dry run counts those that would be.
     pub repacked_packs: u64,
     /// Bytes of the new packs.
@@ -136,6 +143,7 @@ pub async fn prune(
         let plan = plan::plan(&gathered.views[&number], options);
         report.waits.extend(plan.waits.iter().cloned());
         let job = Job { store, access, domain, number, gathered: &gathered, ctx };
+        job.young(&plan, &mut report);
         if options.dry_run {
             job.tell(&plan, &mut report);
             continue;
@@ -173,29 +181,53 @@ impl Job<'_> {
         scan.number_of(kind, hash).map_or(0, |number| scan.packs[number as usize].bytes)
     }
 
+    fn index_bytes(&self, hash: &ObjectHash) -> u64 {
+        self.gathered.scan.indexes.iter().find(|index| index.hash == *hash).map_or(0, |index| index.bytes)
+    }
+
+    /// The length of an object that is neither pack nor index.
+    fn bytes(&self, key: &Key) -> u64 {
+        self.gathered.lengths.get(key).copied().unwrap_or(0)
+    }
+
     /// Adds to a report what a plan would do.
     fn tell(&self, plan: &plan::Plan, report: &mut PruneReport) {
         for due in &plan.due {
-            let bytes: u64 = due.packs.iter().map(|(kind, hash)| self.pack_bytes(*kind, hash)).sum();
+            let small = due.roots.iter().chain(&due.verdicts);
             report.deleted_objects +=
                 (due.packs.len() + due.indexes.len() + due.roots.len() + due.verdicts.len()) as u64;
-            report.deleted_bytes += bytes;
+            report.deleted_bytes += due.packs.iter().map(|(kind, hash)| self.pack_bytes(*kind, hash)).sum::<u64>();
+            report.deleted_bytes += due.indexes.iter().map(|hash| self.index_bytes(hash)).sum::<u64>();
+            report.deleted_bytes += small.map(|key| self.bytes(key)).sum::<u64>();
         }
         report.deleted_objects += plan.stale.len() as u64;
+        report.deleted_bytes += plan.stale.iter().map(|key| self.bytes(key)).sum::<u64>();
         report.repacked_packs += plan.repack.len() as u64;
+        if plan.marks() {
+            self.marked(plan, report);
+        }
+    }
+
+    /// Tells what nobody needs and no prune may mark yet.
+    fn young(&self, plan: &plan::Plan, report: &mut PruneReport) {
+        let view = &self.gathered.views[&self.number];
+        for (kind, hash, stored_at) in &plan.young {
+            report.young_packs += 1;
+            report.young_bytes += self.pack_bytes(*kind, hash);
+            report.can_be_marked_at = report.can_be_marked_at.max(Some(plan::later(*stored_at, view.grace)));
+        }
+    }
+
+    /// Counts what the mark of a plan names, and when it ripens.
+    fn marked(&self, plan: &plan::Plan, report: &mut PruneReport) {
         for (kind, hash) in plan.garbage.iter().chain(&plan.repack) {
             report.marked_packs += 1;
             report.marked_bytes += self.pack_bytes(*kind, hash);
         }
-        if plan.marks() {
-            let packs = plan.garbage.len() + plan.repack.len();
-            self.marked(packs + plan.supersede.len() + plan.roots.len(), report);
-        }
-    }
-
-    /// Counts what a mark names, and when it ripens.
-    fn marked(&self, objects: usize, report: &mut PruneReport) {
-        report.marked_objects += objects as u64;
+        let packs = plan.garbage.len() + plan.repack.len();
+        report.marked_objects += (packs + plan.supersede.len() + plan.roots.len()) as u64;
+        report.marked_bytes += plan.supersede.iter().map(|hash| self.index_bytes(hash)).sum::<u64>();
+        report.marked_bytes += plan.roots.iter().map(|key| self.bytes(key)).sum::<u64>();
         let view = &self.gathered.views[&self.number];
         let ripe = plan::later(plan::later(view.now, view.grace), view.list_staleness);
         report.can_go_at = report.can_go_at.max(Some(ripe));
@@ -214,11 +246,7 @@ impl Job<'_> {
         }
         let (name, bytes) = small::encode(&mark, self.index_key(), keeper(self.access, "a prune")?);
         crate::forget::put(self.store, &name, bytes).await?;
-        for (kind, hash) in &mark.packs {
-            report.marked_packs += 1;
-            report.marked_bytes += self.pack_bytes(*kind, hash);
-        }
-        self.marked(mark.packs.len() + mark.indexes.len() + mark.others.len(), report);
+        self.marked(plan, report);
         Ok(())
     }
 }

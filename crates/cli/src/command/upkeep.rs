@@ -235,6 +235,15 @@ fn pruned(report: &PruneReport, zone: &jiff::tz::TimeZone) -> String {
     if let Some(when) = done.can_go_at.filter(|_| done.marked_objects > 0) {
         lines.push(format!("  what is marked goes with the first prune after {}", output::time(when, zone)));
     }
+    if let Some(when) = done.can_be_marked_at.filter(|_| done.young_packs > 0) {
+        lines.push(format!(
+            "  {} packs ({}) that nothing needs are too young for a mark; a prune after {} can mark them, and one \
+             that comes a grace period later deletes them",
+            done.young_packs,
+            output::size(done.young_bytes),
+            output::time(when, zone)
+        ));
+    }
     if done.indexed_packs > 0 {
         lines.push(format!("  indexed {} again that no index named", counted(done.indexed_packs, "pack")));
     }

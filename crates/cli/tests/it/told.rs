@@ -185,6 +185,8 @@ fn a_prune_tells_when_what_it_marked_can_go_in_the_configured_zone() {
     assert!(asked.err.contains("first prune after 20"), "{}", asked.err);
     let marked = place.run(&["prune", "--yes"]).good();
     assert!(marked.out.contains("first prune after"), "{}", marked.out);
+    assert!(!marked.out.contains("(0 B), repacked"), "a root has a length: {}", marked.out);
+    assert!(marked.out.contains("that nothing needs are too young for a mark"), "{}", marked.out);
     let waiting = place.run(&["prune", "--yes"]).good();
     assert!(waiting.out.contains("waits: what was marked before"), "{}", waiting.out);
     assert!(!waiting.out.contains("first prune after"), "nothing more was marked:\n{}", waiting.out);

@@ -38,11 +38,8 @@ pub(super) async fn due(job: &Job<'_>, due: &Due, report: &mut PruneReport) -> R
         return Ok(());
     }
     explain_void(job, due).await?;
-    delete(job, due.roots.iter().map(|key| (key.clone(), 0)), report).await?;
-    let indexes = due.indexes.iter().map(|hash| {
-        let bytes = job.gathered.scan.indexes.iter().find(|index| index.hash == *hash).map_or(0, |index| index.bytes);
-        (ObjectType::Index.key(*hash), bytes)
-    });
+    delete(job, due.roots.iter().map(|key| (key.clone(), job.bytes(key))), report).await?;
+    let indexes = due.indexes.iter().map(|hash| (ObjectType::Index.key(*hash), job.index_bytes(hash)));
     delete(job, indexes, report).await?;
     for batch in due.packs.chunks(BATCH) {
         if job.ctx.clock.monotonic() > ends {
@@ -66,7 +63,7 @@ pub(super) async fn due(job: &Job<'_>, due: &Due, report: &mut PruneReport) -> R
         }
         delete(job, own.into_iter(), report).await?;
     }
-    delete(job, due.verdicts.iter().map(|key| (key.clone(), 0)), report).await
+    delete(job, due.verdicts.iter().map(|key| (key.clone(), job.bytes(key))), report).await
 }
 
 /// Later roots may name a void one as the one before them, and hosts remember it: a forget tells them
@@ -94,6 +91,7 @@ pub(super) async fn stale(job: &Job<'_>, keys: &[Key], report: &mut PruneReport)
     for key in keys {
         job.store.delete(key).await?;
         report.deleted_objects += 1;
+        report.deleted_bytes += job.bytes(key);
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use lifeboat_model::flow::RunContext;
 use lifeboat_model::{ChunkId, ObjectHash, SnapshotId};
-use lifeboat_store::{ObjectMeta, Store, StoreErrorKind};
+use lifeboat_store::{Key, ObjectMeta, Store, StoreErrorKind};
 
 use super::plan::{IndexFacts, MarkFacts, PackFacts, RootFacts, RootState, RunFacts, VerdictFacts, View, later};
 use super::{PruneReport, chain};
@@ -36,6 +36,8 @@ pub(super) struct Gathered {
     pub(super) marked: BTreeSet<ObjectHash>,
     /// Root objects that were there.
     pub(super) roots: BTreeSet<String>,
+    /// Lengths of all objects but packs and indexes.
+    pub(super) lengths: HashMap<Key, u64>,
     /// Domains that must be left alone, and why.
     pub(super) refusals: BTreeMap<u16, String>,
 }
@@ -90,6 +92,7 @@ pub(super) async fn gather(
         tops: Vec::new(),
         marked: words.marks.iter().flat_map(|(_, m)| m.value.packs.iter().map(|(_, hash)| *hash)).collect(),
         roots: all_roots.iter().map(|object| object.key.to_string()).collect(),
+        lengths: all_roots.iter().map(|object| (object.key.clone(), object.bytes)).chain(words.lengths()).collect(),
         refusals: BTreeMap::new(),
     };
     roots(&mut gathered, store, access, all_roots, &words).await?;
@@ -133,6 +136,14 @@ impl Words {
             forgets: good(inventory::small(store, access).await?, report),
             voids: good(inventory::small(store, access).await?, report),
         })
+    }
+
+    /// The length of each.
+    fn lengths(&self) -> impl Iterator<Item = (Key, u64)> {
+        let runs = self.runs.iter().map(|(object, _)| object).chain(self.renewals.iter().map(|(object, _)| object));
+        let marks = self.marks.iter().map(|(object, _)| object).chain(self.deleting.iter().map(|(object, _)| object));
+        let verdicts = self.forgets.iter().map(|(object, _)| object).chain(self.voids.iter().map(|(object, _)| object));
+        runs.chain(marks).chain(verdicts).map(|object| (object.key.clone(), object.bytes))
     }
 
     fn into_views(self, gathered: &mut Gathered) {

@@ -255,6 +255,9 @@ pub struct Plan {
     pub stale: Vec<Key>,
     /// Packs for a new mark that hold nothing that a snapshot needs.
     pub garbage: Vec<(PackKind, ObjectHash)>,
+    /// Packs that hold nothing that a snapshot needs, and that a run may still be about to use: they are too
+    /// young for a mark; with the time at which the store took them.
+    pub young: Vec<(PackKind, ObjectHash, Timestamp)>,
     /// Packs for a new mark whose needed records are packed anew before.
     pub repack: Vec<(PackKind, ObjectHash)>,
     /// Index objects for a new mark; what they say of packs that stay is written anew before.
@@ -463,7 +466,14 @@ fn has_work_left(view: &View, mark: &MarkFacts) -> bool {
 /// What goes into a new mark.
 fn new_mark(view: &View, options: PruneOptions, plan: &mut Plan) {
     let marked: BTreeSet<_> = view.marks.iter().flat_map(|mark| mark.packs.iter().map(|(_, hash)| *hash)).collect();
-    for pack in view.packs.iter().filter(|pack| view.is_settled(pack.stored_at) && !marked.contains(&pack.hash)) {
+    for pack in view.packs.iter().filter(|pack| !marked.contains(&pack.hash)) {
+        if !view.is_settled(pack.stored_at) {
+            // What no index names may belong to a run that has just begun.
+            if pack.live_bytes == 0 && pack.record_bytes > 0 {
+                plan.young.push((pack.kind, pack.hash, pack.stored_at));
+            }
+            continue;
+        }
         let waste = pack.record_bytes.saturating_sub(pack.live_bytes);
         if pack.live_bytes == 0 {
             plan.garbage.push((pack.kind, pack.hash));

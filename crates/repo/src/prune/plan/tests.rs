@@ -61,6 +61,7 @@ fn a_pack_younger_than_the_grace_period_or_than_an_open_run_is_left_alone() {
     let mut young = view(1000);
     young.packs = vec![pack(1, 939, 0), pack(2, 941, 0)];
     assert_eq!(decide(&young).garbage, [(PackKind::Data, hash(1))]);
+    assert_eq!(decide(&young).young, [(PackKind::Data, hash(2), at(941))], "it is told");
     let mut busy = view(1000);
     busy.packs = vec![pack(1, 100, 0), pack(2, 200, 0), pack(3, 300, 0)];
     busy.runs = vec![run(200, 990)];
