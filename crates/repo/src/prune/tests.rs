@@ -12,6 +12,7 @@ use lifeboat_testkit::stale::StaleStore;
 
 use super::*;
 mod crash;
+mod large;
 mod model;
 
 use crate::forget::forget;
