@@ -246,6 +246,10 @@ impl BodyRead for Holey {
     }
 }
 
+fn machine() -> BTreeMap<String, String> {
+    BTreeMap::from([("machine.id".to_owned(), "m1".to_owned())])
+}
+
 impl Pair {
     /// A snapshot by the writer that backups use.
     async fn real_backup(&self, files: &[(&str, Bytes)]) -> SnapshotId {
@@ -258,7 +262,7 @@ impl Pair {
             label: Some("first".into()),
             config: "stack: test\n".into(),
             stack_run: None,
-            system: BTreeMap::new(),
+            system: machine(),
         };
         let repository = repository.expect("opened");
         let writer = repository.writer(head, WriteOptions::default(), self.ctx.clone()).await.expect("a run");
@@ -271,8 +275,7 @@ impl Pair {
         }
         let skipped = EntryPath::new("secret").expect("a path");
         writer.skip(&skipped, "no right to read it").await.expect("skipped");
-        let facts = BTreeMap::from([("machine.id".to_owned(), "m1".to_owned())]);
-        let point = RecoveryPoint { time: TestRepository::start(), consistency: "a walk".into(), facts };
+        let point = RecoveryPoint { time: TestRepository::start(), consistency: "a walk".into(), facts: machine() };
         writer.seal(point).await.expect("sealed").id
     }
 }
@@ -283,6 +286,10 @@ async fn long_entries_holes_and_skips_are_copied_as_they_are() {
     let big = Bytes::from(noise(9 << 20));
     let id = pair.real_backup(&[("big", big.clone()), ("small", big.slice(..10))]).await;
     let sealed = pair.copy(id).await;
+    let systems = pair.to.identity.domains[&pair.to.writer_key.domain].system_tags(&machine());
+    let to = open(&pair.to.store, &pair.to.identity, &pair.ctx).await;
+    let root = to.root(&sealed.id).await.expect("its root");
+    assert_eq!(root.header.systems, systems, "it tells its original's system by tags of its own domain");
     let entries = async |repository: &TestRepository, id: &SnapshotId| {
         let opened = open(&repository.store, &repository.identity, &pair.ctx).await;
         let reader = opened.reader(id).await.expect("a reader");
