@@ -111,6 +111,22 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+fn draw(bar: &ProgressBar, total_bytes: Option<u64>) {
+    let template = match total_bytes {
+        Some(total) => {
+            bar.set_length(total);
+            "{spinner} {wide_msg} {bar:24} {binary_bytes} of {binary_total_bytes} {binary_bytes_per_sec} {eta} left"
+        }
+        None => {
+            bar.unset_length();
+            "{spinner} {wide_msg} {binary_bytes} {binary_bytes_per_sec} {elapsed}"
+        }
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+}
+
 impl Monitor for Progress {
     fn begin(&self, what: &str, total_bytes: Option<u64>) {
         let began = self.clock.monotonic();
@@ -121,19 +137,15 @@ impl Monitor for Progress {
         if let Some(bar) = &self.bar {
             self.talk.set_bar(Some(bar.clone()));
             bar.reset();
-            let template = if total_bytes.is_some() {
-                "{spinner} {wide_msg} {bar:24} {binary_bytes} of {binary_total_bytes} {binary_bytes_per_sec} {eta} left"
-            } else {
-                "{spinner} {wide_msg} {binary_bytes} {binary_bytes_per_sec} {elapsed}"
-            };
-            match total_bytes {
-                Some(total) => bar.set_length(total),
-                None => bar.unset_length(),
-            }
-            if let Ok(style) = ProgressStyle::with_template(template) {
-                bar.set_style(style);
-            }
+            draw(bar, total_bytes);
             bar.set_message(output::one_line(what));
+        }
+    }
+
+    fn total(&self, bytes: u64) {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner).total_bytes = Some(bytes);
+        if let Some(bar) = &self.bar {
+            draw(bar, Some(bytes));
         }
     }
 
@@ -179,7 +191,8 @@ mod tests {
     async fn a_line_comes_once_a_minute_by_the_clock_and_tells_rate_and_time_left() {
         let clock = Arc::new(Hand::default());
         let progress = Arc::new(Progress::new(&Talk::new(true, true, Arc::clone(&clock) as Arc<dyn Clock>)));
-        progress.begin("documents", Some(400 << 20));
+        progress.begin("documents", None);
+        progress.total(400 << 20);
         progress.bytes(100 << 20);
         progress.entries(7);
         progress.tick(Duration::from_millis(1));

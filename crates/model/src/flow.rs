@@ -236,11 +236,12 @@ pub trait EntryReader: Send + Sync {
     async fn content(&self, entry: &Entry, sink: &mut dyn ContentSink) -> Result<u64, ReadError>;
 
     /// Reads and checks every chunk that these entries need, without handing anything out. A
-    /// restore that is about to destroy something calls it first.
+    /// restore that is about to destroy something calls it first. `monitor` is told of the content as
+    /// it is checked.
     ///
     /// # Errors
     /// As [`EntryReader::content`], for the first entry that is hurt.
-    async fn preflight(&self, under: Option<&EntryPath>) -> Result<(), ReadError>;
+    async fn preflight(&self, under: Option<&EntryPath>, monitor: &dyn Monitor) -> Result<(), ReadError>;
 
     /// What the backup recorded of entries that are left out or not sound, as far as it lists them.
     fn problems(&self) -> &[(EntryPath, String)];
@@ -294,6 +295,8 @@ pub trait Clock: Send + Sync + fmt::Debug {
 pub trait Monitor: Send + Sync {
     /// What is being worked on; `total_bytes` if it is known.
     fn begin(&self, what: &str, total_bytes: Option<u64>);
+    /// How much there is in all of what was begun, learned on the way.
+    fn total(&self, _bytes: u64) {}
     /// This many more bytes were read from the source or written to the target.
     fn bytes(&self, count: u64);
     /// This many more entries are done.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use lifeboat_model::flow::{BodyError, ContentSink, Entry, EntryReader, EntryVisitor, ReadError};
+use lifeboat_model::flow::{BodyError, ContentSink, Entry, EntryReader, EntryVisitor, Monitor, ReadError};
 use lifeboat_model::{ChunkId, EntryPath};
 use tokio::sync::Semaphore;
 
@@ -106,8 +106,8 @@ impl EntryReader for SnapshotReader {
         content::read(self, entry, sink).await
     }
 
-    async fn preflight(&self, under: Option<&EntryPath>) -> Result<(), ReadError> {
-        preflight::check(self, under).await
+    async fn preflight(&self, under: Option<&EntryPath>, monitor: &dyn Monitor) -> Result<(), ReadError> {
+        preflight::check(self, under, monitor).await
     }
 
     fn problems(&self) -> &[(EntryPath, String)] {

@@ -101,6 +101,8 @@ pub fn run_context(scratch: &Path) -> RunContext {
 pub struct Recorder {
     /// The notes so far.
     pub notes: Mutex<Vec<String>>,
+    /// How much there is in all, where that was told.
+    pub total: AtomicU64,
     /// Bytes so far.
     pub bytes: AtomicU64,
     /// Entries so far.
@@ -109,6 +111,10 @@ pub struct Recorder {
 
 impl Monitor for Recorder {
     fn begin(&self, _what: &str, _total_bytes: Option<u64>) {}
+
+    fn total(&self, bytes: u64) {
+        self.total.store(bytes, Ordering::Relaxed);
+    }
 
     fn bytes(&self, count: u64) {
         self.bytes.fetch_add(count, Ordering::Relaxed);

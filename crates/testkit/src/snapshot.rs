@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use async_trait::async_trait;
 use bytes::Bytes;
 use lifeboat_model::flow::{
-    Body, ContentSink, Entry, EntryReader, EntrySink, EntryStats, EntryVisitor, Kept, PIECE_BYTES_MAX, Piece,
+    Body, ContentSink, Entry, EntryReader, EntrySink, EntryStats, EntryVisitor, Kept, Monitor, PIECE_BYTES_MAX, Piece,
     ReadError, SinkError,
 };
 use lifeboat_model::{EntryKind, EntryMeta, EntryPath, Fingerprint, RecoveryPoint};
@@ -370,7 +370,9 @@ impl EntryReader for FakeSnapshot {
         Ok(offset)
     }
 
-    async fn preflight(&self, under: Option<&EntryPath>) -> Result<(), ReadError> {
+    async fn preflight(&self, under: Option<&EntryPath>, monitor: &dyn Monitor) -> Result<(), ReadError> {
+        let meant = self.entries.iter().filter(|(path, _)| under.is_none_or(|under| path.is_within(under)));
+        monitor.bytes(meant.map(|(_, entry)| entry.bytes()).sum());
         let hurt = self.damaged.iter().find(|path| under.is_none_or(|under| path.is_within(under)));
         hurt.map_or(Ok(()), |path| Err(Self::damage(path)))
     }

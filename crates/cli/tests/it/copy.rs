@@ -3,32 +3,13 @@
 use lifeboat_testkit::bench_data::Numbers;
 use serde_json::Value;
 
-use crate::harness::{Caller, Place, write};
-
-const CONFIG: &str = r#"stack: farajaland
-role: both
-memoryBudget: 128MiB
-repositories:
-  main:
-    url: file://${HOME}/main
-    writerKeyFile: keys/main-writer.key
-    maintainerKeyFile: keys/main-maintainer.key
-    identityFile: keys/main-identity.key
-  offsite:
-    url: file://${HOME}/offsite
-    writerKeyFile: keys/off-writer.key
-    maintainerKeyFile: keys/off-maintainer.key
-    identityFile: keys/off-identity.key
-    retentionPolicy: { keepLast: 2 }
-sources:
-  documents: { kind: files, paths: ["${HOME}/documents"], repository: main }
-"#;
+use crate::harness::{Caller, Place, TWO_PLACES, write};
 
 const COPY: [&str; 5] = ["copy", "--from", "main", "--to", "offsite"];
 
 /// Two repositories, the first with snapshots of these labels.
 fn place(labels: &[&str]) -> Place {
-    let place = Place::with_config(CONFIG);
+    let place = Place::with_config(TWO_PLACES);
     place.write("documents/same.txt", "the same letter\n");
     place.run(&["init"]).good();
     for label in labels {
@@ -109,7 +90,7 @@ fn what_does_not_go_is_refused_with_its_code() {
     for (args, code, word) in [
         (&["copy", "--from", "main", "--to", "main"][..], 2, "the same repository"),
         (&["copy", "--from", "main", "--to", "nowhere"], 2, "nowhere"),
-        (&["copy", "documents@nothing", "--from", "main", "--to", "offsite"], 1, "documents@nothing"),
+        (&["copy", "documents@nothing", "--from", "main", "--to", "offsite"], 2, "documents@nothing"),
     ] {
         let said = place.run(args);
         assert_eq!(said.code, code, "{said:?}");
@@ -122,10 +103,10 @@ fn what_does_not_go_is_refused_with_its_code() {
         std::fs::rename(&aside, &from).expect("moved");
     }
     assert_eq!(labels(&place, "offsite"), [""; 0]);
-    let foreign = Place::with_config(&CONFIG.replace("farajaland", "ocean"));
+    let foreign = Place::with_config(&TWO_PLACES.replace("farajaland", "ocean"));
     foreign.run(&["init"]).good();
     let off = format!("file://{}/offsite", foreign.path("").display());
-    let config = CONFIG.replace("file://${HOME}/offsite", off.trim_end_matches('/'));
+    let config = TWO_PLACES.replace("file://${HOME}/offsite", off.trim_end_matches('/'));
     place.write("lifeboat.yaml", &config);
     for key in ["off-writer", "off-identity"] {
         let name = format!("keys/{key}.key");
@@ -156,7 +137,7 @@ fn two_repositories_are_compared_snapshot_by_snapshot() {
     // What the offsite's retention keeps and the main one lost is named, and is no problem.
     place.write(
         "lifeboat.yaml",
-        &CONFIG.replace("main-identity.key\n", "main-identity.key\n    retentionPolicy: { keepLast: 1 }\n"),
+        &TWO_PLACES.replace("main-identity.key\n", "main-identity.key\n    retentionPolicy: { keepLast: 1 }\n"),
     );
     place.run(&["forget", "--yes"]).good();
     for args in [&against, &turned] {
@@ -220,7 +201,7 @@ fn a_copy_that_was_killed_goes_on_from_what_it_had_stored() {
 
 #[test]
 fn protected_identities_are_opened_by_a_file() {
-    let place = Place::with_config(CONFIG);
+    let place = Place::with_config(TWO_PLACES);
     place.write("documents/letter.txt", "a letter\n");
     place.secret("passphrase", "correct horse\n");
     place.run(&["init", "--passphrase-file", "passphrase"]).good();

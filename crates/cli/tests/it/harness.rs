@@ -26,6 +26,29 @@ sources:
   documents: { kind: files, paths: ["${HOME}/documents"] }
 "#;
 
+/// The source of [`CONFIG`].
+pub(crate) const DOCUMENTS: &str = r#"documents: { kind: files, paths: ["${HOME}/documents"] }"#;
+
+/// The same in a little memory, with copies in a second place that has other keys and keeps two.
+pub(crate) const TWO_PLACES: &str = r#"stack: farajaland
+role: both
+memoryBudget: 128MiB
+repositories:
+  main:
+    url: file://${HOME}/main
+    writerKeyFile: keys/main-writer.key
+    maintainerKeyFile: keys/main-maintainer.key
+    identityFile: keys/main-identity.key
+  offsite:
+    url: file://${HOME}/offsite
+    writerKeyFile: keys/off-writer.key
+    maintainerKeyFile: keys/off-maintainer.key
+    identityFile: keys/off-identity.key
+    retentionPolicy: { keepLast: 2 }
+sources:
+  documents: { kind: files, paths: ["${HOME}/documents"], repository: main }
+"#;
+
 /// The binary under test: `LIFEBOAT_BIN` (the release build, in `make test`) or cargo's own.
 #[expect(clippy::disallowed_methods, reason = "a test is told by its environment what to run")]
 pub(crate) fn binary() -> PathBuf {

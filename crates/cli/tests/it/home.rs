@@ -36,7 +36,8 @@ fn an_owner_who_is_not_root_restores_in_place_and_verify_finds_no_difference() {
         chown(root.join(path), Some(USER), Some(USER)).expect("give");
     }
     for path in ["", "srv"] {
-        fs::set_permissions(root.join(path), fs::Permissions::from_mode(0o755)).expect("set");
+        // The way through is enough: nobody but root may list what is above.
+        fs::set_permissions(root.join(path), fs::Permissions::from_mode(0o711)).expect("set");
     }
     let user = Caller { uid: Some(USER), ..Caller::new(&root.join("home/lifeboat.yaml")) };
     user.run(&["init"]).expect(0);
@@ -48,7 +49,7 @@ fn an_owner_who_is_not_root_restores_in_place_and_verify_finds_no_difference() {
 
     // What is above changes; a file is lost, another is newer.
     write(&root.join("srv/other"), b"not of the source");
-    fs::set_permissions(root.join("srv"), fs::Permissions::from_mode(0o711)).expect("set");
+    fs::set_permissions(root.join("srv"), fs::Permissions::from_mode(0o751)).expect("set");
     fs::remove_file(docs.join("sub/births.csv")).expect("remove");
     user.run(&["verify", "documents", "--to", "origin"]).expect(1);
     user.run(&["restore", "documents", "--to", "origin", "--yes"]).expect(0);
@@ -58,7 +59,7 @@ fn an_owner_who_is_not_root_restores_in_place_and_verify_finds_no_difference() {
     let verified = user.run(&["verify", "documents", "--to", "origin", "--json"]).expect(0).json();
     assert_eq!(verified["verifications"][0]["verified"]["compared"], 4, "{verified}");
     let mode = fs::metadata(root.join("srv")).expect("look").permissions().mode() & 0o7777;
-    assert_eq!(mode, 0o711, "what is above the configured path is not the snapshot's to change");
+    assert_eq!(mode, 0o751, "what is above the configured path is not the snapshot's to change");
 
     // What it may not write to is named before anything is written.
     fs::remove_dir_all(&docs).expect("remove");

@@ -1,19 +1,6 @@
 //! Large files that change in place.
 
-use crate::harness::Place;
-
-const CONFIG: &str = r#"stack: farajaland
-role: both
-repositories:
-  main:
-    url: file://${HOME}/repository
-    writerKeyFile: keys/writer.key
-    maintainerKeyFile: keys/maintainer.key
-    identityFile: keys/identity.key
-    retentionPolicy: { keepLast: 9 }
-sources:
-  disks: { kind: files, paths: ["${HOME}/disks"], paged: ["*.img"] }
-"#;
+use crate::harness::{CONFIG, DOCUMENTS, Place};
 
 /// Bytes that do not compress, others for each number.
 fn noise(number: u64, length: usize) -> Vec<u8> {
@@ -25,7 +12,8 @@ fn noise(number: u64, length: usize) -> Vec<u8> {
 #[test]
 #[expect(clippy::disallowed_methods, reason = "a file of a test need not survive a power cut")]
 fn a_changed_page_of_a_disk_costs_itself_and_comes_back() {
-    let place = Place::with_config(CONFIG);
+    let disks = r#"disks: { kind: files, paths: ["${HOME}/disks"], paged: ["*.img"] }"#;
+    let place = Place::with_config(&CONFIG.replace(DOCUMENTS, disks));
     let mut disk = noise(0, 16 << 20);
     let write = |disk: &[u8]| std::fs::write(place.path("disks/vm.img"), disk).expect("written");
     std::fs::create_dir_all(place.path("disks")).expect("made");

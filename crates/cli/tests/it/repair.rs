@@ -4,31 +4,14 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::harness::{Place, write};
-
-const CONFIG: &str = r#"stack: farajaland
-role: both
-repositories:
-  main:
-    url: file://${HOME}/main
-    writerKeyFile: keys/main-writer.key
-    maintainerKeyFile: keys/main-maintainer.key
-    identityFile: keys/main-identity.key
-  offsite:
-    url: file://${HOME}/offsite
-    writerKeyFile: keys/off-writer.key
-    maintainerKeyFile: keys/off-maintainer.key
-    identityFile: keys/off-identity.key
-sources:
-  documents: { kind: files, paths: ["${HOME}/documents"], repository: main }
-"#;
+use crate::harness::{Place, TWO_PLACES, write};
 
 const REPAIR: [&str; 4] = ["repair", "--repository", "main", "--yes"];
 const CHECK: [&str; 4] = ["check", "--from", "main", "--read-data"];
 
 /// A place with two snapshots, of which the first has a letter that is gone from the source.
 fn place() -> Place {
-    let place = Place::with_config(CONFIG);
+    let place = Place::with_config(TWO_PLACES);
     place.write("documents/same.txt", "the same letter\n");
     place.write("documents/old.txt", "an old letter\n");
     place.run(&["init"]).good();

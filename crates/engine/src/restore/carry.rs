@@ -139,7 +139,8 @@ pub async fn carry_out(
         }
     };
     if options.replace {
-        run.monitor.begin("reading and checking before anything is replaced", None);
+        let bytes = request.snapshot.bytes.filter(|_| inventory.reads.is_empty());
+        run.monitor.begin("reading and checking before anything is replaced", bytes);
         preflight(data, &inventory.reads, run).await?;
     }
     if run.cancel.is_cancelled() {
@@ -170,14 +171,15 @@ async fn preflight(
     run: &RunContext,
 ) -> Result<(), JobError> {
     let failed = || JobError::read("checking the snapshot before anything is replaced");
+    let monitor = run.monitor.as_ref();
     if reads.is_empty() {
-        return data.preflight(None).await.map_err(failed());
+        return data.preflight(None, monitor).await.map_err(failed());
     }
     for path in reads {
         if run.cancel.is_cancelled() {
             return Err(JobError::Cancelled);
         }
-        data.preflight(Some(path)).await.map_err(failed())?;
+        data.preflight(Some(path), monitor).await.map_err(failed())?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use futures::StreamExt;
-use lifeboat_model::flow::ReadError;
+use lifeboat_model::flow::{Monitor, ReadError};
 use lifeboat_model::{ChunkId, EntryPath, ObjectHash};
 
 use super::extents::Extents;
@@ -28,12 +28,18 @@ struct Batch {
 #[derive(Clone, Copy)]
 struct Wanted {
     id: ChunkId,
+    /// Content that it stands for where it was met first.
+    bytes: u64,
     /// The first entry of the batch that needs it.
     entry: usize,
     place: Option<(ObjectHash, u32)>,
 }
 
-pub(super) async fn check(reader: &SnapshotReader, under: Option<&EntryPath>) -> Result<(), ReadError> {
+pub(super) async fn check(
+    reader: &SnapshotReader,
+    under: Option<&EntryPath>,
+    monitor: &dyn Monitor,
+) -> Result<(), ReadError> {
     let mut walk = reader.tree.walk(under);
     let (mut batch, mut seen) = (Batch::default(), HashSet::new());
     while let Some(page) = walk.next_page().await? {
@@ -45,22 +51,27 @@ pub(super) async fn check(reader: &SnapshotReader, under: Option<&EntryPath>) ->
                     Ok(extent) => extent,
                     Err(error) => {
                         // Entries before this one may be hurt too; the first is to be named.
-                        batch.check(reader).await?;
+                        batch.check(reader, monitor).await?;
                         return Err(error);
                     }
                 };
                 let Some(extent) = extent else { break };
-                let Extent::Chunk { id, .. } = extent else { continue };
-                if !seen.insert(id) {
-                    continue;
-                }
+                let bytes = extent.bytes();
+                let id = match extent {
+                    Extent::Chunk { id, .. } if seen.insert(id) => id,
+                    // Nothing to read, or it is read for another stretch.
+                    _ => {
+                        monitor.bytes(bytes);
+                        continue;
+                    }
+                };
                 if !named {
                     batch.paths.push(entry.path.clone());
                     named = true;
                 }
-                batch.chunks.push(Wanted { id, entry: batch.paths.len() - 1, place: None });
+                batch.chunks.push(Wanted { id, bytes, entry: batch.paths.len() - 1, place: None });
                 if batch.chunks.len() == BATCH {
-                    std::mem::take(&mut batch).check(reader).await?;
+                    std::mem::take(&mut batch).check(reader, monitor).await?;
                     named = false;
                     if seen.len() >= REMEMBERED {
                         seen = HashSet::new();
@@ -69,12 +80,12 @@ pub(super) async fn check(reader: &SnapshotReader, under: Option<&EntryPath>) ->
             }
         }
     }
-    batch.check(reader).await
+    batch.check(reader, monitor).await
 }
 
 impl Batch {
     /// Reads all chunks in the order of their packs.
-    async fn check(mut self, reader: &SnapshotReader) -> Result<(), ReadError> {
+    async fn check(mut self, reader: &SnapshotReader, monitor: &dyn Monitor) -> Result<(), ReadError> {
         let index = reader.fetcher.index();
         for chunk in &mut self.chunks {
             chunk.place = index.locate(&chunk.id).first().map(|copy| (copy.pack, copy.record.offset));
@@ -83,12 +94,16 @@ impl Batch {
         let mut checks = futures::stream::iter(self.chunks)
             .map(|chunk| {
                 let fetch = super::Ahead::fetch(&reader.fetcher, chunk.id);
-                async move { (chunk.entry, fetch.plain().await) }
+                async move { (chunk, fetch.plain().await) }
             })
             .buffer_unordered(CHECKS);
         let mut first: Option<(usize, RepoError)> = None;
-        while let Some((entry, done)) = checks.next().await {
-            let Err(error) = done else { continue };
+        while let Some((chunk, done)) = checks.next().await {
+            let Err(error) = done else {
+                monitor.bytes(chunk.bytes);
+                continue;
+            };
+            let entry = chunk.entry;
             // Where the store fails every other chunk would fail too.
             let given_up = matches!(error, RepoError::Store(_));
             if first.as_ref().is_none_or(|known| entry < known.0) {

@@ -1,8 +1,10 @@
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use lifeboat_model::EntryPath;
-use lifeboat_model::flow::{BodyError, ContentSink, Entry, EntryReader, EntryVisitor, Piece, ReadError};
+use lifeboat_model::flow::{BodyError, ContentSink, Entry, EntryReader, EntryVisitor, Piece, ReadError, Silent};
 use lifeboat_store::{Key, Store};
+use lifeboat_testkit::context::Recorder;
 
 use crate::hand::Hand;
 use crate::object::ObjectType;
@@ -151,7 +153,10 @@ async fn every_entry_is_listed_found_and_read_byte_for_byte() {
     for absent in ["0", "a/b/d", "a/z", "zz", "a-"] {
         assert!(reader.entry(&path(absent)).await.expect("looked up").is_none(), "{absent}");
     }
-    reader.preflight(None).await.expect("all is there");
+    let told = Recorder::default();
+    reader.preflight(None, &told).await.expect("all is there");
+    let bytes: u64 = all.iter().map(|entry| entry.bytes).sum();
+    assert_eq!(told.bytes.load(Ordering::Relaxed), bytes, "content that occurs twice counts twice, as in a restore");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,9 +188,9 @@ async fn a_damaged_chunk_names_pack_and_entry_and_spares_the_others() {
     for name in ["a", "a/b", "big", "z"] {
         assert_eq!(read(&reader, name).await.expect("read"), built.content(name), "{name}");
     }
-    let error = reader.preflight(None).await.expect_err("damaged");
+    let error = reader.preflight(None, &Silent).await.expect_err("damaged");
     assert!(matches!(&error, ReadError::Damaged { what, .. } if what == "a/d"), "{error}");
-    reader.preflight(Some(&path("e"))).await.expect("what it needs is there");
+    reader.preflight(Some(&path("e")), &Silent).await.expect("what it needs is there");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -200,7 +205,7 @@ async fn a_second_copy_is_read_where_the_first_is_damaged_or_missing() {
     assert_eq!(read(&built.reader().await, "big").await.expect("read"), built.content("big"));
     built.hand.store.delete(&built.data_key()).await.expect("deleted");
     let reader = built.reader().await;
-    reader.preflight(None).await.expect("all is in the copy");
+    reader.preflight(None, &Silent).await.expect("all is in the copy");
     assert_eq!(read(&reader, "big").await.expect("read"), built.content("big"));
 }
 
@@ -212,7 +217,7 @@ async fn a_copy_that_no_index_names_is_found_by_its_trailer() {
     built.hand.store.delete(&built.data_key()).await.expect("deleted");
     let reader = built.reader().await;
     assert_eq!(read(&reader, "a/d").await.expect("read"), built.content("a/d"));
-    reader.preflight(None).await.expect("all is in the copy");
+    reader.preflight(None, &Silent).await.expect("all is in the copy");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -272,7 +277,7 @@ async fn an_empty_snapshot_has_no_entries() {
     let reader = hand.open(&hand.test.identity).await.reader(&id).await.expect("a reader");
     assert!(walk(&reader, None).await.is_empty());
     assert!(reader.entry(&path("a")).await.expect("looked up").is_none());
-    reader.preflight(None).await.expect("nothing is needed");
+    reader.preflight(None, &Silent).await.expect("nothing is needed");
 }
 
 /// A snapshot that the real writer made: many small files, and a large one with a hole.
@@ -319,7 +324,7 @@ async fn what_the_writer_stored_is_read_back_byte_for_byte() {
     for (at, part) in large.chunks(1 << 20).enumerate() {
         assert_eq!(read(&reader, &format!("large/{at:02}")).await.expect("read"), part);
     }
-    reader.preflight(None).await.expect("all is there");
+    reader.preflight(None, &Silent).await.expect("all is there");
 }
 
 /// A dump that changed a little each day: its content alternates between an old chunk and small new ones.
@@ -382,5 +387,5 @@ async fn a_stream_of_many_parts_is_read_back_and_each_chunk_is_opened_about_once
     assert!(read(&reader, "events/1.dat").await.expect("read") == rows(5));
     let opened = usize::try_from(reader.fetcher.opened() - opened).expect("few");
     assert!(opened <= chunks.len() * 5 / 4, "{opened} opened for {} chunks, {count} parts", chunks.len());
-    reader.preflight(None).await.expect("all is there");
+    reader.preflight(None, &Silent).await.expect("all is there");
 }

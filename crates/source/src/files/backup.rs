@@ -9,24 +9,29 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use jiff::Timestamp;
-use lifeboat_model::flow::{Body, BodyError, BodyRead, EntrySink, Kept, PIECE_BYTES_MAX, Piece, RunContext, Shape};
+use lifeboat_model::flow::{
+    Body, BodyError, BodyRead, Cancel, EntrySink, Kept, PIECE_BYTES_MAX, Piece, RunContext, Shape,
+};
 use lifeboat_model::{EntryKind, EntryMeta, EntryPath, Fingerprint, RecoveryPoint};
 use rustix::fs::Stat;
 use tokio::sync::mpsc;
 
-use super::content::{Failure, FileBody, Opened, Unread, open};
+use super::content::{Failure, FileBody, Opened, Told, Unread, open};
 use super::meta::{At, Names, ctime_ns, fingerprint, links_of, size_of, unchanged};
-use super::walk::{Event, Found, Inode, Plan, Walker};
+use super::walk::{Event, Found, Inode, Plan, Purpose, Walker};
 use crate::SourceError;
 
 /// Batches that are worked on at once, and as many wait.
 const IN_FLIGHT: usize = 8;
 /// Content of small files that one batch reads in one go.
 const GROUP_BYTES: u64 = 2 << 20;
+/// How long a backup takes at least that is worth a count of what there is.
+pub(super) const TOTAL_AFTER: Duration = Duration::from_secs(2);
 /// How often a file is read that changes while it is read.
 const READS_MAX: u32 = 3;
 /// Problems that are recorded one by one; of those above only the number is.
@@ -59,8 +64,60 @@ struct Run<'a> {
     last_problem: Mutex<Option<EntryPath>>,
 }
 
+/// Backs up all of `plan`. One that takes longer than `total_after` is worth a second walk, which tells
+/// whoever watches how much there is.
+pub(super) async fn run_telling(
+    plan: Arc<Plan>,
+    machine_id: Option<String>,
+    sink: &dyn EntrySink,
+    ctx: &RunContext,
+    total_after: Duration,
+) -> Result<RecoveryPoint, SourceError> {
+    let _counting = Counting::begin(Arc::clone(&plan), ctx, total_after);
+    run(plan, machine_id, sink, ctx).await
+}
+
+/// The second walk; it ends with the backup.
+struct Counting {
+    ended: Cancel,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Counting {
+    fn begin(plan: Arc<Plan>, ctx: &RunContext, after: Duration) -> Self {
+        let ended = Cancel::default();
+        let (cancel, monitor) = (ended.clone(), Arc::clone(&ctx.monitor));
+        let task = tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            // What cannot be walked is told by the backup itself.
+            if let Ok(Ok(bytes)) = tokio::task::spawn_blocking(move || lengths(plan, cancel)).await {
+                monitor.total(bytes);
+            }
+        });
+        Self { ended, task }
+    }
+}
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        self.ended.cancel();
+        self.task.abort();
+    }
+}
+
+/// The length of all content that a backup would read.
+fn lengths(plan: Arc<Plan>, cancel: Cancel) -> Result<u64, SourceError> {
+    let sum = Arc::new(AtomicU64::new(0));
+    // Nothing is told but the sum.
+    let (out, _) = mpsc::channel(1);
+    let mut walk = Walker::new(plan, Arc::new(Names::default()), out, cancel);
+    walk.purpose = Purpose::Lengths(Arc::clone(&sum));
+    walk.run()?;
+    Ok(sum.load(Ordering::Relaxed))
+}
+
 /// Backs up all of `plan`.
-pub(super) async fn run(
+async fn run(
     plan: Arc<Plan>,
     machine_id: Option<String>,
     sink: &dyn EntrySink,
@@ -94,7 +151,9 @@ impl Run<'_> {
     async fn pass(&self, plan: &Arc<Plan>, only: Option<HashSet<Inode>>) -> Result<(), SourceError> {
         let (out, batches) = mpsc::channel(IN_FLIGHT);
         let mut walk = Walker::new(Arc::clone(plan), Arc::clone(&self.names), out, self.ctx.cancel.clone());
-        walk.only = only;
+        if let Some(files) = only {
+            walk.purpose = Purpose::NamesOf(files);
+        }
         let walk = tokio::task::spawn_blocking(move || walk.run());
         let batches = futures::stream::unfold(batches, |mut batches| async {
             let batch: Vec<Event> = batches.recv().await?;
@@ -200,6 +259,7 @@ impl Run<'_> {
 
     /// Streams a large file, again if it changes meanwhile.
     async fn large(&self, found: Found, now: Timestamp) -> Result<(), SourceError> {
+        let told = Told::new(&self.ctx.monitor);
         for read in 1..=READS_MAX {
             let (found_here, names) = (clone(&found), Arc::clone(&self.names));
             let opened = tokio::task::spawn_blocking(move || {
@@ -212,7 +272,7 @@ impl Run<'_> {
                 Err(unread) => return self.unread(&found, &unread).await,
             };
             let failure = Failure::default();
-            let from = Box::new(FileBody::new(&opened, Arc::clone(&failure), self.ctx.cancel.clone()));
+            let from = Box::new(FileBody::new(&opened, Arc::clone(&failure), self.ctx.cancel.clone(), told.clone()));
             let shape = if self.plan.paged.hit(&found.path) { Shape::Pages } else { Shape::Stream };
             let body = Body::Stream { from, shape };
             let fingerprint = fresh_fingerprint(&opened.stat, now);
@@ -223,7 +283,7 @@ impl Run<'_> {
             match failed {
                 Some(unread) if last => return self.unread(&found, &unread).await,
                 None if unchanged || last => {
-                    self.count(&self.counts.files, stats.bytes);
+                    self.count_told(&self.counts.files, stats.bytes, told.bytes());
                     for what in complaints {
                         self.problem(&found.path, &what).await?;
                     }
@@ -265,10 +325,15 @@ impl Run<'_> {
     }
 
     fn count(&self, kind: &AtomicU64, bytes: u64) {
+        self.count_told(kind, bytes, 0);
+    }
+
+    /// Counts an entry of whose content whoever watches knows `told` bytes.
+    fn count_told(&self, kind: &AtomicU64, bytes: u64, told: u64) {
         kind.fetch_add(1, Ordering::Relaxed);
         self.counts.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.ctx.monitor.entries(1);
-        self.ctx.monitor.bytes(bytes);
+        self.ctx.monitor.bytes(bytes.saturating_sub(told));
     }
 
     fn point(&self, begin: Timestamp, machine_id: Option<String>) -> RecoveryPoint {

@@ -4,12 +4,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use lifeboat_model::EntryKind;
-use lifeboat_model::flow::{BodyError, BodyRead, Cancel, PIECE_BYTES_MAX, Piece};
+use lifeboat_model::flow::{BodyError, BodyRead, Cancel, Monitor, PIECE_BYTES_MAX, Piece};
 use rustix::fs::{OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 use tokio::task::JoinHandle;
@@ -151,21 +152,43 @@ impl Cursor {
 /// Where a [`FileBody`] leaves the error that ended it early.
 pub(super) type Failure = Arc<Mutex<Option<Unread>>>;
 
+/// How far into a file whoever watches was told; one that is read again is not told twice.
+#[derive(Clone)]
+pub(super) struct Told {
+    monitor: Arc<dyn Monitor>,
+    bytes: Arc<AtomicU64>,
+}
+
+impl Told {
+    pub(super) fn new(monitor: &Arc<dyn Monitor>) -> Self {
+        Self { monitor: Arc::clone(monitor), bytes: Arc::default() }
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    fn up_to(&self, offset: u64) {
+        self.monitor.bytes(offset.saturating_sub(self.bytes.fetch_max(offset, Ordering::Relaxed)));
+    }
+}
+
 /// The content of a large file, read one piece ahead.
 ///
 /// A read error must not kill the whole backup, and an error of a body does. So a body that cannot
 /// go on ends as if the file ended, and leaves the reason in its [`Failure`]; the caller looks
 /// there and then reads again or records a skip, which replaces what was put.
-#[derive(Debug)]
 pub(super) struct FileBody {
     ahead: Option<JoinHandle<(Cursor, io::Result<Option<Piece>>)>>,
     failure: Failure,
     cancel: Cancel,
+    told: Told,
+    offset: u64,
 }
 
 impl FileBody {
-    pub(super) fn new(opened: &Opened, failure: Failure, cancel: Cancel) -> Self {
-        Self { ahead: Some(read_ahead(Cursor::new(opened))), failure, cancel }
+    pub(super) fn new(opened: &Opened, failure: Failure, cancel: Cancel, told: Told) -> Self {
+        Self { ahead: Some(read_ahead(Cursor::new(opened))), failure, cancel, told, offset: 0 }
     }
 }
 
@@ -186,6 +209,8 @@ impl BodyRead for FileBody {
         let (cursor, piece) = ahead.await?;
         match piece {
             Ok(Some(piece)) => {
+                self.offset += piece.length();
+                self.told.up_to(self.offset);
                 self.ahead = Some(read_ahead(cursor));
                 Ok(Some(piece))
             }

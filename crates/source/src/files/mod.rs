@@ -131,7 +131,7 @@ impl Source for FilesSource {
     }
 
     async fn backup(&self, sink: &dyn EntrySink, ctx: &RunContext) -> Result<RecoveryPoint, SourceError> {
-        backup::run(Arc::clone(&self.plan), self.machine_id(), sink, ctx).await
+        backup::run_telling(Arc::clone(&self.plan), self.machine_id(), sink, ctx, backup::TOTAL_AFTER).await
     }
 
     async fn doctor(&self, _ctx: &RunContext) -> Result<Vec<Finding>, SourceError> {

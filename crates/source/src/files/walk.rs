@@ -5,25 +5,35 @@
 //!
 //! # Bounds
 //! Names of the directories on the way down (their bytes and 8 bytes each; a million names take
-//! about 30 MB), [`OPEN_DIRS`] open directories, [`LINK_BYTES_MAX`] for hard links that wait for
+//! about 30 MB), [`OPEN_DIRS`] open directories, 32 MiB for hard links that wait for
 //! their further names, and the batches in the channel.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use lifeboat_model::flow::Cancel;
 use lifeboat_model::{EntryKind, EntryMeta, EntryPath};
-use rustix::fs::{AtFlags, Dir, OFlags, Stat};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use tokio::sync::mpsc::Sender;
 
 use super::below::is_temp_name;
-use super::meta::{ABOVE, At, Names, kind_of, links_of, open_quietly, said};
+use super::meta::{ABOVE, At, Names, kind_of, links_of, open_quietly, said, size_of};
 use super::patterns::{CACHE_SIGNATURE, CACHE_TAG, Patterns};
 use crate::SourceError;
+
+mod links;
+mod names;
+mod refused;
+mod way;
+
+use links::Links;
+use names::{NameList, list};
+use refused::{is_socket, root_failed, through_a_link};
+use way::{reach, reopen};
 
 /// A device and an inode on it.
 pub(super) type Inode = (u64, u64);
@@ -34,8 +44,6 @@ const BATCH_EVENTS: usize = 128;
 const BATCH_DIRS: usize = 16;
 /// Directories that the walk keeps open on its way down; above that it opens them again.
 const OPEN_DIRS: usize = 64;
-/// Memory for files with several names of which some were not met yet.
-const LINK_BYTES_MAX: usize = 32 << 20;
 
 /// File systems that hold no data: `f_type` of proc, sysfs, devpts, cgroup, cgroup2, debugfs,
 /// tracefs, securityfs, bpf, mqueue (linux/magic.h).
@@ -95,45 +103,14 @@ struct Frame {
     next: usize,
 }
 
-/// Names of a directory in order, packed.
-#[derive(Default)]
-struct NameList {
-    bytes: Vec<u8>,
-    /// Start and length.
-    spans: Vec<(u32, u16)>,
-}
-
-impl NameList {
-    fn push(&mut self, name: &[u8]) -> Result<(), Errno> {
-        let start = u32::try_from(self.bytes.len()).map_err(|_| Errno::TOOBIG)?;
-        let length = u16::try_from(name.len()).map_err(|_| Errno::NAMETOOLONG)?;
-        self.bytes.extend_from_slice(name);
-        self.spans.push((start, length));
-        Ok(())
-    }
-
-    fn get(&self, index: usize) -> Option<&[u8]> {
-        let (start, length) = *self.spans.get(index)?;
-        Some(&self.bytes[start as usize..start as usize + usize::from(length)])
-    }
-
-    /// Only after [`NameList::sort`].
-    fn contains(&self, wanted: &[u8]) -> bool {
-        let name = |span: &(u32, u16)| &self.bytes[span.0 as usize..span.0 as usize + usize::from(span.1)];
-        self.spans.binary_search_by(|span| name(span).cmp(wanted)).is_ok()
-    }
-
-    fn sort(&mut self) {
-        let bytes = &self.bytes;
-        let name = |span: &(u32, u16)| &bytes[span.0 as usize..span.0 as usize + usize::from(span.1)];
-        self.spans.sort_unstable_by(|a, b| name(a).cmp(name(b)));
-    }
-}
-
-/// The first name of a file with several, and how many names are still to come.
-struct FirstName {
-    path: EntryPath,
-    left: u64,
+/// What a walk is for.
+pub(super) enum Purpose {
+    /// To tell everything.
+    Entries,
+    /// To tell the names of these files and nothing else.
+    NamesOf(HashSet<Inode>),
+    /// To add up the lengths of files and tell nothing.
+    Lengths(Arc<AtomicU64>),
 }
 
 /// The walk.
@@ -142,13 +119,10 @@ pub(super) struct Walker {
     pub(super) names: Arc<Names>,
     pub(super) out: Sender<Vec<Event>>,
     pub(super) cancel: Cancel,
-    /// Only names of these files are told; nothing else.
-    pub(super) only: Option<HashSet<Inode>>,
+    pub(super) purpose: Purpose,
     batch: Vec<Event>,
     batch_dirs: usize,
-    links: HashMap<Inode, FirstName>,
-    link_bytes: usize,
-    links_full: bool,
+    links: Links,
 }
 
 /// Why a directory is told.
@@ -180,12 +154,10 @@ impl Walker {
             names,
             out,
             cancel,
-            only: None,
+            purpose: Purpose::Entries,
             batch: Vec::new(),
             batch_dirs: 0,
-            links: HashMap::new(),
-            link_bytes: 0,
-            links_full: false,
+            links: Links::default(),
         }
     }
 
@@ -208,12 +180,14 @@ impl Walker {
 
     /// Goes down to a configured path, telling the directories above it, and walks it.
     fn root(&mut self, root: Option<&EntryPath>, told: &mut HashSet<EntryPath>) -> Result<(), Stop> {
-        let slash = rustix::fs::open("/", OFlags::DIRECTORY | OFlags::CLOEXEC, rustix::fs::Mode::empty());
-        let mut dir = Arc::new(slash.map_err(|error| root_failed("/", error))?);
+        let slash = |flags| rustix::fs::open("/", flags | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         let Some(root) = root else {
-            let stat = rustix::fs::fstat(&dir).map_err(|error| root_failed("/", error))?;
-            return self.tree(None, dir, &stat);
+            let slash = slash(OFlags::RDONLY).map_err(|error| root_failed("/", error))?;
+            let stat = rustix::fs::fstat(&slash).map_err(|error| root_failed("/", error))?;
+            return self.tree(None, Arc::new(slash), &stat);
         };
+        // What is above need not be readable: the way through it is enough.
+        let mut dir = Arc::new(slash(OFlags::PATH).map_err(|error| root_failed("/", error))?);
         let shown = format!("/{root}");
         let mut path: Option<EntryPath> = None;
         for name in root.components() {
@@ -233,14 +207,15 @@ impl Walker {
                 }
                 return self.entry(here, &dir, &stat);
             }
-            let next = open_quietly(dir.as_fd(), name, OFlags::DIRECTORY);
+            let is_root = here == *root;
+            let next = if is_root { open_quietly(dir.as_fd(), name, OFlags::DIRECTORY) } else { reach(&dir, name) };
             let next = Arc::new(next.map_err(|error| root_failed(&shown, error))?);
             let stat = rustix::fs::fstat(&next).map_err(|error| root_failed(&shown, error))?;
-            if here == *root {
+            if is_root {
                 return self.tree(Some(here), next, &stat);
             }
             if told.insert(here.clone()) {
-                self.directory(&here, &next, &stat, Why::Above)?;
+                self.directory(&here, At::Name(dir.as_fd(), name), &stat, Why::Above)?;
             }
             (dir, path) = (next, Some(here));
         }
@@ -250,11 +225,11 @@ impl Walker {
     /// Walks a directory and all below it.
     fn tree(&mut self, path: Option<EntryPath>, fd: Arc<OwnedFd>, stat: &Stat) -> Result<(), Stop> {
         if let Some(path) = &path {
-            self.directory(path, &fd, stat, Why::Wanted)?;
+            self.directory(path, At::Open(fd.as_fd()), stat, Why::Wanted)?;
         }
         let device = stat.st_dev;
         let top = self.frame(path, fd, stat)?;
-        if let (Some(path), true) = (&top.path, top.names.spans.is_empty()) {
+        if let (Some(path), true) = (&top.path, top.names.is_empty()) {
             let what = "the directory is empty: is its disk mounted?".to_owned();
             self.tell(Event::Problem(path.clone(), what))?;
         }
@@ -331,7 +306,7 @@ impl Walker {
             }
         };
         let fd = Arc::new(fd);
-        self.directory(&path, &fd, &stat, Why::Wanted)?;
+        self.directory(&path, At::Open(fd.as_fd()), &stat, Why::Wanted)?;
         let stay_out = stat.st_dev != device && (self.plan.one_file_system || is_pseudo(&fd));
         if stay_out { Ok(None) } else { self.frame(Some(path), fd, &stat).map(Some) }
     }
@@ -351,12 +326,12 @@ impl Walker {
         Ok(Frame { path, fd: Some(fd), inode: (stat.st_dev, stat.st_ino), names, next: 0 })
     }
 
-    fn directory(&mut self, path: &EntryPath, fd: &Arc<OwnedFd>, stat: &Stat, why: Why) -> Result<(), Stop> {
-        if self.only.is_some() {
+    fn directory(&mut self, path: &EntryPath, at: At<'_>, stat: &Stat, why: Why) -> Result<(), Stop> {
+        if !matches!(self.purpose, Purpose::Entries) {
             return Ok(());
         }
         let mut complaints = Vec::new();
-        match self.names.meta(stat, At::Open(fd.as_fd()), &mut complaints) {
+        match self.names.meta(stat, at, &mut complaints) {
             Ok(mut meta) => {
                 if why == Why::Above {
                     meta.extra.insert(ABOVE.to_owned(), "true".to_owned());
@@ -370,18 +345,26 @@ impl Walker {
     /// Tells anything but a directory.
     fn entry(&mut self, path: EntryPath, dir: &Arc<OwnedFd>, stat: &Stat) -> Result<(), Stop> {
         let inode = (stat.st_dev, stat.st_ino);
-        if self.only.as_ref().is_some_and(|only| !only.contains(&inode)) {
-            return Ok(());
+        let links = links_of(stat);
+        match &self.purpose {
+            Purpose::NamesOf(files) if !files.contains(&inode) => return Ok(()),
+            Purpose::Lengths(sum) => {
+                let sum = Arc::clone(sum);
+                if kind_of(stat) == EntryKind::File && (links == 1 || self.first_name(inode, links, &path)?.is_none()) {
+                    sum.fetch_add(size_of(stat), Ordering::Relaxed);
+                }
+                return Ok(());
+            }
+            _ => {}
         }
         if kind_of(stat) == EntryKind::Socket {
-            return if self.only.is_some() { Ok(()) } else { self.tell(Event::Socket) };
+            return if matches!(self.purpose, Purpose::Entries) { self.tell(Event::Socket) } else { Ok(()) };
         }
         let mut complaints = Vec::new();
         let mut meta = match self.names.meta(stat, At::Name(dir.as_fd(), path.name()), &mut complaints) {
             Ok(meta) => meta,
             Err(error) => return self.tell(Event::Skip(path, gone_or(error, "cannot be read"))),
         };
-        let links = links_of(stat);
         if links > 1
             && let Some(first) = self.first_name(inode, links, &path)?
         {
@@ -399,28 +382,14 @@ impl Walker {
 
     /// The path under which a file with several names was met first, if this is not the first.
     fn first_name(&mut self, inode: Inode, names: u64, path: &EntryPath) -> Result<Option<EntryPath>, Stop> {
-        if let Some(first) = self.links.get_mut(&inode) {
-            let known = first.path.clone();
-            first.left = first.left.saturating_sub(1);
-            if first.left == 0 {
-                self.links.remove(&inode);
-                self.link_bytes = self.link_bytes.saturating_sub(link_cost(&known));
-            }
-            return Ok(Some(known));
+        let was_full = self.links.is_full();
+        let first = self.links.first_name(inode, names, path);
+        if self.links.is_full() && !was_full {
+            let what = "more files with several names than can be remembered: from here on some hard links are stored \
+                        as files of their own";
+            self.tell(Event::Problem(path.clone(), what.to_owned()))?;
         }
-        let cost = link_cost(path);
-        if self.link_bytes + cost > LINK_BYTES_MAX {
-            if !self.links_full {
-                self.links_full = true;
-                let what = "more files with several names than can be remembered: from here on some hard links are \
-                            stored as files of their own";
-                self.tell(Event::Problem(path.clone(), what.to_owned()))?;
-            }
-            return Ok(None);
-        }
-        self.link_bytes += cost;
-        self.links.insert(inode, FirstName { path: path.clone(), left: names - 1 });
-        Ok(None)
+        Ok(first)
     }
 
     fn found(&mut self, found: Found, complaints: Vec<String>) -> Result<(), Stop> {
@@ -435,6 +404,9 @@ impl Walker {
     }
 
     fn tell(&mut self, event: Event) -> Result<(), Stop> {
+        if matches!(self.purpose, Purpose::Lengths(_)) {
+            return Ok(());
+        }
         self.batch.push(event);
         if self.batch.len() >= BATCH_EVENTS || self.batch_dirs >= BATCH_DIRS { self.flush() } else { Ok(()) }
     }
@@ -450,65 +422,12 @@ fn same_dir(event: &Event, dir: &Arc<OwnedFd>) -> bool {
     matches!(event, Event::Found(found) if found.dir.as_ref().is_some_and(|other| Arc::ptr_eq(other, dir)))
 }
 
-/// What a remembered first name takes: its bytes, its place in the map and the allocator's share.
-fn link_cost(path: &EntryPath) -> usize {
-    path.as_bytes().len() + 96
-}
-
 fn join(path: Option<&EntryPath>, name: &[u8]) -> Result<EntryPath, Errno> {
     match path {
         None => EntryPath::new(name),
         Some(path) => path.join(name),
     }
     .map_err(|_| Errno::NAMETOOLONG)
-}
-
-/// Opens the last frame's directory if it was closed on the way down, and those shortly above it.
-fn reopen(frames: &mut [Frame]) -> Result<(), Errno> {
-    let Some(last) = frames.len().checked_sub(1) else { return Ok(()) };
-    if frames[last].fd.is_some() {
-        return Ok(());
-    }
-    // The topmost frame's directory is closed only after 64 deeper ones were opened; the way down
-    // starts from `/` then, by names and without following links.
-    let slash = rustix::fs::open("/", OFlags::DIRECTORY | OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
-    let mut at = Arc::new(slash);
-    let path = frames[last].path.clone();
-    // The path of the last frame has as many components as there are frames below the top one, and
-    // those of the configured path.
-    let components = path.iter().flat_map(EntryPath::components).count();
-    let first_kept = last.saturating_sub(OPEN_DIRS / 2);
-    for (depth, name) in path.iter().flat_map(EntryPath::components).enumerate() {
-        at = Arc::new(open_quietly(at.as_fd(), name, OFlags::DIRECTORY)?);
-        let Some(index) = (depth + 1 + last).checked_sub(components) else { continue };
-        if let Some(frame) = frames.get_mut(index)
-            && index >= first_kept
-        {
-            let stat = rustix::fs::fstat(&at)?;
-            if (stat.st_dev, stat.st_ino) != frame.inode {
-                return Err(Errno::NOENT);
-            }
-            frame.fd = Some(Arc::clone(&at));
-        }
-    }
-    if frames[last].fd.is_some() { Ok(()) } else { Err(Errno::NOENT) }
-}
-
-/// All names in order, and the error that ended the list early.
-fn list(fd: &OwnedFd) -> (NameList, Option<Errno>) {
-    let mut names = NameList::default();
-    let broken = Dir::read_from(fd).and_then(|mut dir| {
-        while let Some(entry) = dir.read() {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if name != b"." && name != b".." {
-                names.push(name)?;
-            }
-        }
-        Ok(())
-    });
-    names.sort();
-    (names, broken.err())
 }
 
 fn is_cache(fd: &OwnedFd, names: &NameList) -> bool {
@@ -529,40 +448,5 @@ pub(super) fn gone_or(error: Errno, what: &str) -> String {
         Errno::NOENT => "it vanished during the backup".to_owned(),
         Errno::LOOP | Errno::NOTDIR => "it was replaced by something else during the backup".to_owned(),
         error => format!("it {what}: {}", said(error)),
-    }
-}
-
-fn root_failed(shown: &str, error: Errno) -> SourceError {
-    let hint = match error {
-        Errno::NOENT | Errno::NOTDIR => {
-            "is its disk mounted? A path that is no longer wanted has to leave the configuration"
-        }
-        Errno::ACCESS | Errno::PERM => "run the backup as root, or as a user that may read it",
-        _ => "look at the disk and its file system: dmesg, mount",
-    };
-    SourceError::Failed {
-        what: format!("the configured path {shown} cannot be read"),
-        hint: Some(hint.to_owned()),
-        source: Some(Box::new(std::io::Error::from(error))),
-    }
-}
-
-fn is_socket(root: &EntryPath) -> SourceError {
-    SourceError::Config {
-        what: format!("the configured path /{root} is a socket, which holds no data"),
-        hint: Some("configure the directory where its program keeps its data".to_owned()),
-    }
-}
-
-fn through_a_link(root: &EntryPath, link: &EntryPath) -> SourceError {
-    use std::os::unix::ffi::OsStrExt;
-    let path = PathBuf::from("/").join(std::ffi::OsStr::from_bytes(root.as_bytes()));
-    let hint = std::fs::canonicalize(&path).map_or_else(
-        |_| "the link leads nowhere".to_owned(),
-        |real| format!("write {} instead, so that a restore puts the files where they are", real.display()),
-    );
-    SourceError::Config {
-        what: format!("the configured path /{root} leads through the symbolic link /{link}"),
-        hint: Some(hint),
     }
 }

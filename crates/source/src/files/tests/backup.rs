@@ -1,6 +1,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use lifeboat_model::flow::Piece;
+use lifeboat_model::flow::{Monitor, Piece};
+use lifeboat_testkit::context::Recorder;
 
 use super::*;
 
@@ -334,4 +336,27 @@ async fn doctor_tells_what_is_missing_empty_or_a_link() {
     let findings = source.doctor(&bench.ctx).await.expect("doctor");
     let verdicts: Vec<Verdict> = findings[1..].iter().map(|finding| finding.verdict).collect();
     assert_eq!(verdicts, [Verdict::Good, Verdict::Warning, Verdict::Good, Verdict::Bad, Verdict::Bad], "{findings:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_backup_tells_how_much_there_is_and_how_much_of_a_large_file_was_read() {
+    let mut bench = Bench::new();
+    make(&bench.tree(), TreeOptions { small_files: 60, ..TreeOptions::default() }).expect("make");
+    let told = Arc::new(Recorder::default());
+    bench.ctx.monitor = Arc::clone(&told) as Arc<dyn Monitor>;
+    let (watched, large) = (Arc::clone(&told), bench.entry("large/whole.bin"));
+    let sink = FakeSink::new().on_content(Box::new(move |path, offset| {
+        // The backup goes on when it knows how much there is.
+        while watched.total.load(Ordering::Relaxed) == 0 {
+            std::thread::yield_now();
+        }
+        assert!(*path != large || watched.bytes.load(Ordering::Relaxed) >= offset, "{offset}");
+    }));
+    let source = FilesSource::new(&bench.config()).expect("a source");
+    let plan = Arc::clone(&source.plan);
+    let point =
+        crate::files::backup::run_telling(plan, None, &sink, &bench.ctx, Duration::ZERO).await.expect("a backup");
+    let bytes: u64 = point.facts["files.bytes"].parse().expect("a number");
+    assert_eq!(told.total.load(Ordering::Relaxed), bytes);
+    assert_eq!(told.bytes.load(Ordering::Relaxed), bytes);
 }
