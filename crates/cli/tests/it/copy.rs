@@ -145,7 +145,7 @@ fn two_repositories_are_compared_snapshot_by_snapshot() {
         assert!(after.err.contains("main lacks") && after.err.contains("retention policy of main"), "{after:?}");
     }
     // What it would keep and does not have is one, whichever is named first.
-    place.write("lifeboat.yaml", CONFIG);
+    place.write("lifeboat.yaml", TWO_PLACES);
     for args in [&against, &turned] {
         let after = place.run(args).expect(3);
         assert_eq!(after.err.matches("main lacks").count(), 1, "{after:?}");
