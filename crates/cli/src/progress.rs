@@ -112,15 +112,12 @@ fn millis(duration: Duration) -> u64 {
 }
 
 fn draw(bar: &ProgressBar, total_bytes: Option<u64>) {
-    let template = match total_bytes {
-        Some(total) => {
-            bar.set_length(total);
-            "{spinner} {wide_msg} {bar:24} {binary_bytes} of {binary_total_bytes} {binary_bytes_per_sec} {eta} left"
-        }
-        None => {
-            bar.unset_length();
-            "{spinner} {wide_msg} {binary_bytes} {binary_bytes_per_sec} {elapsed}"
-        }
+    let template = if let Some(total) = total_bytes {
+        bar.set_length(total);
+        "{spinner} {wide_msg} {bar:24} {binary_bytes} of {binary_total_bytes} {binary_bytes_per_sec} {eta} left"
+    } else {
+        bar.unset_length();
+        "{spinner} {wide_msg} {binary_bytes} {binary_bytes_per_sec} {elapsed}"
     };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
