@@ -1,6 +1,7 @@
 //! Backing up sources, each into a snapshot of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use lifeboat_model::config::{SourceConfig, SourceKind};
@@ -225,10 +226,10 @@ impl<'a> SourceJob<'a> {
             system: identity.clone(),
         };
         host.run.monitor.begin(&format!("backing up {}", one.source), None);
-        let writer = repository.writer(host, head).await?;
+        let writer = Arc::new(repository.writer(host, head).await?);
         tracing::info!("{}: reading it as run {}", one.source, hex::encode(&writer.run_id().0[..4]));
         let failed = JobError::source(format!("backing up {}", one.source));
-        let point = datastore.backup(&writer, host.run).await.map_err(failed)?;
+        let point = datastore.backup(Arc::clone(&writer) as _, host.run).await.map_err(failed)?;
         if identity.iter().any(|(key, value)| point.facts.get(key).is_some_and(|now| now != value)) {
             return Err(JobError::Forbidden {
                 what: format!("{} became another system while it was read", one.source),
@@ -240,6 +241,7 @@ impl<'a> SourceJob<'a> {
             host.run.monitor.note(note);
         }
         tracing::info!("{}: read to its end, recovery point {}; sealing", one.source, point.time);
+        let writer = Arc::into_inner(writer).expect("a source lets go of its sink before it returns");
         let sealed = writer.seal(point.clone()).await?;
         one.history = history.troubles(repository.own_tag(host.stack(), &source.name));
         one.seal(&point, &sealed);

@@ -9,6 +9,7 @@ pub mod files;
 pub mod postgres;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use lifeboat_model::flow::{EntryReader, EntrySink, ReadError, RunContext, SinkError};
@@ -22,11 +23,12 @@ pub trait Source: Send + Sync {
     fn kind(&self) -> &'static str;
 
     /// Writes one consistent view into `sink`. Only success yields a recovery point, and it is
-    /// made last. What is left out is told to [`EntrySink::skip`].
+    /// made last. What is left out is told to [`EntrySink::skip`]. Tasks of its own have ended when it
+    /// returns, whatever came of it: nobody holds `sink` any more.
     ///
     /// # Errors
     /// Anything that means that the view is not whole: no snapshot may come of it.
-    async fn backup(&self, sink: &dyn EntrySink, ctx: &RunContext) -> Result<RecoveryPoint, SourceError>;
+    async fn backup(&self, sink: Arc<dyn EntrySink>, ctx: &RunContext) -> Result<RecoveryPoint, SourceError>;
 
     /// Who the datastore is, by the keys of the recovery point's identity facts
     /// (`postgres.system_identifier`, `machine.id`), told before any data is read. Empty where the

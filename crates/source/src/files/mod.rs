@@ -130,8 +130,8 @@ impl Source for FilesSource {
         Ok(self.machine_id().map(|id| ("machine.id".to_owned(), id)).into_iter().collect())
     }
 
-    async fn backup(&self, sink: &dyn EntrySink, ctx: &RunContext) -> Result<RecoveryPoint, SourceError> {
-        backup::run_telling(Arc::clone(&self.plan), self.machine_id(), sink, ctx, backup::TOTAL_AFTER).await
+    async fn backup(&self, sink: Arc<dyn EntrySink>, ctx: &RunContext) -> Result<RecoveryPoint, SourceError> {
+        backup::run_telling(Arc::clone(&self.plan), self.machine_id(), sink.as_ref(), ctx, backup::TOTAL_AFTER).await
     }
 
     async fn doctor(&self, _ctx: &RunContext) -> Result<Vec<Finding>, SourceError> {

@@ -56,8 +56,9 @@ impl Bench {
     }
 
     async fn backup_into(&self, config: &FilesConfig, sink: FakeSink) -> Result<FakeSnapshot, SourceError> {
-        let point = FilesSource::new(config)?.backup(&sink, &self.ctx).await?;
-        Ok(sink.seal(point))
+        let sink = Arc::new(sink);
+        let point = FilesSource::new(config)?.backup(Arc::clone(&sink) as _, &self.ctx).await?;
+        Ok(Arc::into_inner(sink).expect("the source let go of it").seal(point))
     }
 
     async fn backup(&self) -> FakeSnapshot {

@@ -8,13 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use futures::future::try_join_all;
 use jiff::Timestamp;
 use lifeboat_model::flow::{Body, EntrySink, RunContext, Shape, SinkError};
 use lifeboat_model::{EntryKind, EntryMeta, EntryPath, RecoveryPoint};
+use tokio::task::JoinSet;
 
 use super::client::{Server, Session, denied, failure};
 use super::data::{LARGE_OBJECT_PIECE, LargeObjectBody, ReadingFailed, TableBody, Watch, large_object_piece, shaped};
@@ -65,7 +65,7 @@ impl Facts {
 pub(super) async fn run(
     config: &PostgresConfig,
     server: &Server,
-    sink: &dyn EntrySink,
+    sink: &Arc<dyn EntrySink>,
     ctx: &RunContext,
 ) -> Result<RecoveryPoint, SourceError> {
     let session = server.connect(&server.url.database).await?;
@@ -73,12 +73,13 @@ pub(super) async fn run(
     let facts = Facts::of(&session).await?;
     let tools = Tools::find(facts.major, &config.tool_dirs, &ctx.cancel).await?;
     let databases = choose_databases(config, &session, ctx).await?;
-    globals::back_up(server, &session, &tools, config.role_passwords, sink, ctx).await?;
+    globals::back_up(server, &session, &tools, config.role_passwords, sink.as_ref(), ctx).await?;
     session.close().await;
     let mut time: Option<Timestamp> = None;
     for database in &databases {
-        let dump = Dump { config, server, tools: &tools, database, sink, ctx };
-        let exported = dump.run().await?;
+        let (server, sink) = (server.clone(), Arc::clone(sink));
+        let dump = Arc::new(Dump { server, database: database.clone(), sink, ctx: ctx.clone() });
+        let exported = dump.run(&tools, config.jobs).await?;
         time = Some(time.map_or(exported, |earlier| earlier.min(exported)));
     }
     let facts = BTreeMap::from([
@@ -123,14 +124,20 @@ pub(super) async fn choose_databases(
     Ok(wanted.into_iter().collect())
 }
 
-/// One database on its way into the sink.
-struct Dump<'a> {
-    config: &'a PostgresConfig,
-    server: &'a Server,
-    tools: &'a Tools,
-    database: &'a str,
-    sink: &'a dyn EntrySink,
-    ctx: &'a RunContext,
+/// One database on its way into the sink; shared by the tasks that read it.
+struct Dump {
+    server: Server,
+    database: String,
+    sink: Arc<dyn EntrySink>,
+    ctx: RunContext,
+}
+
+/// What the tasks that read one database share beside it.
+struct Reading {
+    root: EntryPath,
+    snapshot: String,
+    queue: Mutex<VecDeque<Task>>,
+    counts: Mutex<BTreeMap<String, TableCount>>,
 }
 
 /// A table as the catalog of the snapshot has it.
@@ -150,19 +157,19 @@ enum Task {
     LargeObjects(Vec<u32>),
 }
 
-impl Dump<'_> {
-    async fn run(&self) -> Result<Timestamp, SourceError> {
-        let leader = self.server.connect(self.database).await?;
+impl Dump {
+    async fn run(self: &Arc<Self>, tools: &Tools, jobs: usize) -> Result<Timestamp, SourceError> {
+        let leader = self.server.connect(&self.database).await?;
         leader.prepare_exact_values().await?;
         leader.run("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY", "starting a transaction").await?;
         let exported = self.ctx.clock.now();
         let snapshot = leader.text("SELECT pg_catalog.pg_export_snapshot()", "exporting a snapshot").await?;
         let tables = self.tables(&leader).await?;
         self.lock(&leader, &tables).await?;
-        let mut toc = structure::read(self.server, self.tools, &leader, &snapshot, self.ctx).await?;
+        let mut toc = structure::read(&self.server, tools, &leader, &snapshot, &self.ctx).await?;
         toc.name_files();
 
-        let root = layout::directory(self.database).map_err(|error| SourceError::Config {
+        let root = layout::directory(&self.database).map_err(|error| SourceError::Config {
             what: format!("database {:?} cannot be stored: {error}", self.database),
             hint: None,
         })?;
@@ -175,17 +182,14 @@ impl Dump<'_> {
         let (tasks, large_objects, bytes) = self.tasks(&root, &toc, &tables).await?;
         drop(toc);
         self.ctx.monitor.begin(&format!("database {}", self.database), Some(bytes));
-        let queue = Mutex::new(tasks);
-        let counts = Mutex::new(BTreeMap::new());
-        let workers = (0..self.config.jobs.max(1)).map(|_| self.work(&root, &snapshot, &queue, &counts));
-        try_join_all(workers).await?;
+        let counts = self.read(root.clone(), snapshot, tasks, jobs).await?;
 
         let size = "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())::text";
         let counts = Counts {
             version: 1,
-            database: self.database.to_owned(),
+            database: self.database.clone(),
             database_bytes: leader.text(size, "asking for the size").await?.parse().unwrap_or_default(),
-            tables: counts.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner),
+            tables: counts,
             large_objects,
         };
         let json = serde_json::to_vec(&counts).map_err(|error| SourceError::at(&root, error))?;
@@ -295,29 +299,59 @@ impl Dump<'_> {
         Ok((sized.into_iter().map(|(_, task)| task).chain(batches).collect(), count, total))
     }
 
+    /// Reads everything, each session in a task of its own, so that they use as many cores. None of the
+    /// tasks is there any more when this returns.
+    async fn read(
+        self: &Arc<Self>,
+        root: EntryPath,
+        snapshot: String,
+        tasks: VecDeque<Task>,
+        jobs: usize,
+    ) -> Result<BTreeMap<String, TableCount>, SourceError> {
+        let jobs = jobs.clamp(1, tasks.len().max(1));
+        let reading = Arc::new(Reading { root, snapshot, queue: Mutex::new(tasks), counts: Mutex::default() });
+        let mut workers = JoinSet::new();
+        for _ in 0..jobs {
+            workers.spawn(Arc::clone(self).work(Arc::clone(&reading)));
+        }
+        let mut failed = None;
+        while let Some(ended) = workers.join_next().await {
+            match ended {
+                Ok(Ok(())) => {}
+                // Another worker made the sink refuse, and says why as soon as it gets there.
+                Ok(Err(error @ SourceError::Sink(SinkError::Poisoned(_)))) => failed = failed.or(Some(error)),
+                Ok(Err(error)) => {
+                    failed = Some(error);
+                    workers.shutdown().await;
+                }
+                Err(broken) => match broken.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(_) => failed = failed.or(Some(SourceError::Cancelled)),
+                },
+            }
+        }
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(std::mem::take(&mut *locked(&reading.counts))),
+        }
+    }
+
     /// Takes tasks from the queue until it is empty, on a session of its own.
-    async fn work(
-        &self,
-        root: &EntryPath,
-        snapshot: &str,
-        queue: &Mutex<VecDeque<Task>>,
-        counts: &Mutex<BTreeMap<String, TableCount>>,
-    ) -> Result<(), SourceError> {
-        let next = || queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop_front();
+    async fn work(self: Arc<Self>, reading: Arc<Reading>) -> Result<(), SourceError> {
+        let (root, next) = (&reading.root, || locked(&reading.queue).pop_front());
         let Some(mut task) = next() else { return Ok(()) };
-        let session = self.server.connect(self.database).await?;
+        let session = self.server.connect(&self.database).await?;
         session.prepare_exact_values().await?;
         let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET TRANSACTION SNAPSHOT {}",
-            super::sql::literal(snapshot)
+            super::sql::literal(&reading.snapshot)
         );
         session.run(&begin, "joining the snapshot").await?;
         loop {
             match task {
                 Task::Table { file, name, copy } => {
                     let rows = self.table(root, &session, &file, &name, &copy).await?;
-                    let mut counts = counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    counts.insert(file, TableCount { table: name, rows });
+                    locked(&reading.counts).insert(file, TableCount { table: name, rows });
                 }
                 Task::LargeObjects(oids) => {
                     for oid in oids {
@@ -376,6 +410,10 @@ impl Dump<'_> {
         };
         self.put(root, &format!("blob_{oid}.dat"), BTreeMap::new(), body).await.map_err(of_server)
     }
+}
+
+fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The failure of the server in the place of the one of the sink that it came through.

@@ -41,6 +41,7 @@ pub mod version;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use lifeboat_model::RecoveryPoint;
@@ -132,8 +133,8 @@ impl Source for PostgresSource {
         "postgres"
     }
 
-    async fn backup(&self, sink: &dyn EntrySink, ctx: &RunContext) -> Result<RecoveryPoint, SourceError> {
-        let done = backup::run(&self.config, &self.server, sink, ctx).await;
+    async fn backup(&self, sink: Arc<dyn EntrySink>, ctx: &RunContext) -> Result<RecoveryPoint, SourceError> {
+        let done = backup::run(&self.config, &self.server, &sink, ctx).await;
         done.map_err(|error| if ctx.cancel.is_cancelled() { SourceError::Cancelled } else { error })
     }
 

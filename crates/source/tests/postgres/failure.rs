@@ -82,7 +82,7 @@ async fn a_server_that_crashes_in_the_middle_of_a_table_makes_no_snapshot() {
     }));
     let scratch = tempfile::tempdir().expect("a directory");
     let source = PostgresSource::new(config(&server)).expect("good");
-    let error = source.backup(&sink, &run_context(scratch.path())).await.expect_err("the server is gone");
+    let error = source.backup(Arc::new(sink), &run_context(scratch.path())).await.expect_err("the server is gone");
     let text = story(&error);
     assert!(stopped.load(Ordering::SeqCst) && text.contains("table public.long of database \"big\""), "{text}");
     server.restart();
@@ -169,9 +169,11 @@ async fn a_sink_that_fails_and_a_request_to_stop_end_the_backup() {
     let scratch = tempfile::tempdir().expect("a directory");
     let source = PostgresSource::new(config(&server)).expect("good");
     let faults = SinkFaults { after_bytes: Some(200_000), ..SinkFaults::default() };
-    let sink = FakeSink::new().failing(faults);
-    let error = source.backup(&sink, &run_context(scratch.path())).await.expect_err("the sink is full");
+    let sink = Arc::new(FakeSink::new().failing(faults));
+    let error =
+        source.backup(Arc::clone(&sink) as _, &run_context(scratch.path())).await.expect_err("the sink is full");
     assert!(matches!(error, SourceError::Sink(_)), "{error:?}");
+    assert!(Arc::into_inner(sink).is_some(), "no task of the backup is left");
     let context = run_context(scratch.path());
     let cancel = context.cancel.clone();
     let sink = FakeSink::new().on_content(Box::new(move |path, _| {
@@ -179,7 +181,7 @@ async fn a_sink_that_fails_and_a_request_to_stop_end_the_backup() {
             cancel.cancel();
         }
     }));
-    let error = source.backup(&sink, &context).await.expect_err("asked to stop");
+    let error = source.backup(Arc::new(sink), &context).await.expect_err("asked to stop");
     assert!(matches!(error, SourceError::Cancelled), "{error:?}");
     eventually("the server has no client of ours any more", || {
         server
@@ -210,9 +212,10 @@ async fn a_table_cannot_be_emptied_or_dropped_between_snapshot_and_read() {
     }));
     let scratch = tempfile::tempdir().expect("a directory");
     let source = PostgresSource::new(config(&server)).expect("good");
-    let point = source.backup(&sink, &run_context(scratch.path())).await.expect("a backup");
+    let sink = Arc::new(sink);
+    let point = source.backup(Arc::clone(&sink) as _, &run_context(scratch.path())).await.expect("a backup");
     assert!(refused.load(Ordering::SeqCst));
-    let snapshot = sink.seal(point);
+    let snapshot = Arc::into_inner(sink).expect("the source let go of it").seal(point);
     let counts = String::from_utf8(snapshot.entries[&entry("busy/lifeboat.json")].content()).expect("text");
     assert_eq!(counts.matches("\"rows\":1000").count(), 2, "{counts}");
 }
@@ -227,7 +230,7 @@ async fn databases_that_are_not_in_the_list_are_told_and_doctor_sees_what_is_wro
     let context = RunContext { monitor: Arc::clone(&recorder) as _, ..run_context(scratch.path()) };
     let listed = PostgresConfig { databases: Some(vec!["small".to_owned()]), ..config(&server) };
     let source = PostgresSource::new(listed.clone()).expect("good");
-    source.backup(&FakeSink::new(), &context).await.expect("a backup");
+    source.backup(Arc::new(FakeSink::new()), &context).await.expect("a backup");
     let notes = recorder.notes.lock().expect("no panic").clone();
     assert_eq!(notes, ["database \"Odd \\\"db\\\" ä\" is on the server but not in `databases`: not backed up"]);
     assert!(recorder.bytes.load(Ordering::Relaxed) > 500 && recorder.entries.load(Ordering::Relaxed) >= 4);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use lifeboat_model::EntryPath;
 use lifeboat_source::postgres::{PostgresConfig, PostgresSource};
@@ -49,10 +50,10 @@ pub(crate) fn config(server: &PostgresServer) -> PostgresConfig {
 /// Backs up into memory.
 pub(crate) async fn back_up(config: PostgresConfig) -> Result<FakeSnapshot, SourceError> {
     let scratch = tempfile::tempdir().expect("a directory");
-    let sink = FakeSink::new();
-    let point = PostgresSource::new(config)?.backup(&sink, &run_context(scratch.path())).await?;
+    let sink = Arc::new(FakeSink::new());
+    let point = PostgresSource::new(config)?.backup(Arc::clone(&sink) as _, &run_context(scratch.path())).await?;
     assert_eq!(std::fs::read_dir(scratch.path()).expect("readable").count(), 0, "nothing is left on the disk");
-    Ok(sink.seal(point))
+    Ok(Arc::into_inner(sink).expect("the source let go of it").seal(point))
 }
 
 /// What a database is made of, as `pg_dump` writes it, rows sorted.

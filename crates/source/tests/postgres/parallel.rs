@@ -1,7 +1,13 @@
 //! Many tables, many indexes: built at the same time, and never waiting for each other in a circle.
 
-use lifeboat_source::RestoreOptions;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use lifeboat_source::postgres::PostgresSource;
+use lifeboat_source::{RestoreOptions, Source};
+use lifeboat_testkit::context::run_context;
 use lifeboat_testkit::postgres::PostgresServer;
+use lifeboat_testkit::snapshot::FakeSink;
 
 use crate::fixture::{back_up, config, dump_text};
 use crate::restore::{differences, restore};
@@ -81,4 +87,22 @@ async fn hundreds_of_tables_are_backed_up_and_restored_in_time() {
     let files = snapshot.entries.keys().filter(|path| path.to_string().starts_with("wide/"));
     assert_eq!(files.count(), 402, "and toc.dat and lifeboat.json");
     assert_eq!(dump_text(&server, "again"), dump_text(&server, "wide"));
+}
+
+#[tokio::test]
+async fn every_table_is_read_in_a_task_that_another_core_can_take() {
+    let Some(server) = PostgresServer::start("every_table_is_read_in_a_task", 15) else { return };
+    server.sql("postgres", "CREATE DATABASE two");
+    server.sql("two", "CREATE TABLE a AS SELECT 1 AS n; CREATE TABLE b AS SELECT 2 AS n");
+    let tasks = Arc::new(Mutex::new(BTreeMap::new()));
+    let sink = FakeSink::new().on_content(Box::new({
+        let tasks = Arc::clone(&tasks);
+        move |path, _| drop(tasks.lock().expect("no panic").insert(path.to_string(), tokio::task::try_id()))
+    }));
+    let scratch = tempfile::tempdir().expect("a directory");
+    let source = PostgresSource::new(config(&server)).expect("good");
+    source.backup(Arc::new(sink), &run_context(scratch.path())).await.expect("a backup");
+    let mut tasks = tasks.lock().expect("no panic").clone();
+    tasks.retain(|path, _| path.starts_with("two/") && path != "two/toc.dat" && path != "two/lifeboat.json");
+    assert!(tasks.len() == 2 && tasks.values().all(Option::is_some), "{tasks:?}");
 }

@@ -19,13 +19,17 @@ async fn unchanged_files_are_kept_without_being_read() {
     let changed = File::options().write(true).open(bench.tree().join("attributes/user")).expect("open");
     changed.write_all_at(b"!", 0).expect("write");
 
-    let sink = FakeSink::with_parent(Arc::new(first));
-    let point = FilesSource::new(&bench.config()).expect("config").backup(&sink, &bench.ctx).await.expect("a backup");
+    let sink = Arc::new(FakeSink::with_parent(Arc::new(first)));
+    let point = FilesSource::new(&bench.config())
+        .expect("config")
+        .backup(Arc::clone(&sink) as _, &bench.ctx)
+        .await
+        .expect("a backup");
     assert_eq!(sink.calls().kept, files - 1);
     assert_eq!(sink.calls().not_kept, 1);
     assert_eq!(point.facts["machine.id"], "m");
     assert_eq!(point.facts["files.files"], files.to_string());
-    let second = sink.seal(point);
+    let second = Arc::into_inner(sink).expect("the source let go of it").seal(point);
     bench.restore(&second, &RestoreOptions::default()).await.expect("a restore");
     compare(&bench.tree(), &bench.restored("")).expect("compare").assert_equal();
 }
@@ -98,8 +102,8 @@ async fn paths_within_others_are_walked_once_and_single_files_are_taken() {
     bench.write("b", b"2");
     let paths = ["a/one", "a", "a/./one", "b"].map(|path| bench.tree().join(path)).to_vec();
     let config = FilesConfig { paths, ..FilesConfig::default() };
-    let sink = FakeSink::new();
-    FilesSource::new(&config).expect("config").backup(&sink, &bench.ctx).await.expect("a backup");
+    let sink = Arc::new(FakeSink::new());
+    FilesSource::new(&config).expect("config").backup(Arc::clone(&sink) as _, &bench.ctx).await.expect("a backup");
     let parents = entry_of(&bench.tree()).components().count() as u64;
     assert_eq!(sink.calls().put, parents + 3, "the directories above, a, a/one and b");
     for bad in [vec![], vec![PathBuf::from("relative")], vec![PathBuf::from("/a/../b")]] {
@@ -250,13 +254,13 @@ async fn a_sink_that_fails_fails_the_backup_with_its_cause() {
     let bench = Bench::new();
     make(&bench.tree(), TreeOptions { small_files: 100, ..TreeOptions::default() }).expect("make");
     for call in [0, 3, 50, 120] {
-        let sink = FakeSink::new().failing(SinkFaults { from_call: Some(call), ..SinkFaults::default() });
-        let error = FilesSource::new(&bench.config()).expect("config").backup(&sink, &bench.ctx).await;
+        let sink = Arc::new(FakeSink::new().failing(SinkFaults { from_call: Some(call), ..SinkFaults::default() }));
+        let error = FilesSource::new(&bench.config()).expect("config").backup(Arc::clone(&sink) as _, &bench.ctx).await;
         assert!(matches!(error, Err(SourceError::Sink(_))), "{error:?}");
     }
     let cancelled = run_context(bench.dir.path());
     cancelled.cancel.cancel();
-    let error = FilesSource::new(&bench.config()).expect("config").backup(&FakeSink::new(), &cancelled).await;
+    let error = FilesSource::new(&bench.config()).expect("config").backup(Arc::new(FakeSink::new()), &cancelled).await;
     assert!(matches!(error, Err(SourceError::Cancelled)), "{error:?}");
 }
 

@@ -123,10 +123,14 @@ async fn sockets_are_counted_and_left_out() {
     bench.write("file", b"x");
     let first = socket("a.sock");
     fs::hard_link(&first, bench.tree().join("b.sock")).expect("link");
-    let sink = FakeSink::new();
-    let point = FilesSource::new(&bench.config()).expect("config").backup(&sink, &bench.ctx).await.expect("a backup");
+    let sink = Arc::new(FakeSink::new());
+    let point = FilesSource::new(&bench.config())
+        .expect("config")
+        .backup(Arc::clone(&sink) as _, &bench.ctx)
+        .await
+        .expect("a backup");
     assert_eq!(point.facts["files.sockets"], "2");
-    let mut snapshot = sink.seal(point);
+    let mut snapshot = Arc::into_inner(sink).expect("the source let go of it").seal(point);
     assert_eq!(snapshot.problems, vec![]);
     assert!(snapshot.entries.keys().all(|path| !path.name().ends_with(b".sock")));
 
