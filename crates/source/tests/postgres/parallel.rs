@@ -97,7 +97,9 @@ async fn every_table_is_read_in_a_task_that_another_core_can_take() {
     let tasks = Arc::new(Mutex::new(BTreeMap::new()));
     let sink = FakeSink::new().on_content(Box::new({
         let tasks = Arc::clone(&tasks);
-        move |path, _| drop(tasks.lock().expect("no panic").insert(path.to_string(), tokio::task::try_id()))
+        move |path, _| {
+            tasks.lock().expect("no panic").insert(path.to_string(), tokio::task::try_id());
+        }
     }));
     let scratch = tempfile::tempdir().expect("a directory");
     let source = PostgresSource::new(config(&server)).expect("good");
