@@ -21,6 +21,8 @@ use lifeboat_model::{EntryKind, EntryMeta, EntryPath, Fingerprint, RecoveryPoint
 use rustix::fs::Stat;
 use tokio::sync::mpsc;
 
+use super::attributes;
+use super::broke;
 use super::content::{Failure, FileBody, Opened, Told, Unread, open};
 use super::meta::{At, Names, ctime_ns, fingerprint, links_of, size_of, unchanged};
 use super::walk::{Event, Found, Inode, Plan, Purpose, Walker};
@@ -171,7 +173,8 @@ impl Run<'_> {
     async fn batch(&self, batch: Vec<Event>) -> Result<(), SourceError> {
         let now = self.ctx.clock.now();
         let (mut group, mut group_bytes) = (Vec::new(), 0);
-        for event in batch {
+        let filled = tokio::task::spawn_blocking(move || attributes::fill_in(batch)).await;
+        for event in filled.map_err(|error| broke("reading extended attributes", error))? {
             if self.ctx.cancel.is_cancelled() {
                 return Err(SourceError::Cancelled);
             }

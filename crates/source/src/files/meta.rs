@@ -158,6 +158,14 @@ impl Names {
     /// # Errors
     /// Where a symbolic link cannot be read.
     pub(super) fn meta(&self, stat: &Stat, at: At<'_>, complaints: &mut Vec<String>) -> Result<EntryMeta, Errno> {
+        Ok(EntryMeta { xattrs: xattrs(at, complaints), ..self.meta_alone(stat, at)? })
+    }
+
+    /// The metadata without extended attributes.
+    ///
+    /// # Errors
+    /// Where a symbolic link cannot be read.
+    pub(super) fn meta_alone(&self, stat: &Stat, at: At<'_>) -> Result<EntryMeta, Errno> {
         let kind = kind_of(stat);
         let mut meta = EntryMeta::new(kind);
         meta.mode = Some(stat.st_mode & 0o7777);
@@ -173,7 +181,6 @@ impl Names {
         if kind == EntryKind::File && allocated(stat) < size_of(stat) {
             meta.extra.insert(ALLOCATED.to_owned(), allocated(stat).to_string());
         }
-        meta.xattrs = xattrs(at, complaints);
         Ok(meta)
     }
 }

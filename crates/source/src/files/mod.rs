@@ -26,6 +26,7 @@
 //! nothing must not look good. A configured directory that is empty is recorded as a problem, since that
 //! is how a disk looks that is not mounted.
 
+mod attributes;
 mod backup;
 mod below;
 mod content;

@@ -79,7 +79,8 @@ pub(super) struct Found {
     pub(super) path: EntryPath,
     pub(super) stat: Stat,
     pub(super) meta: EntryMeta,
-    /// The directory that holds it, for what is going to be opened.
+    /// The directory that holds it; none for a directory, whose extended attributes `meta` has. Those of
+    /// others are read by [`super::attributes`].
     pub(super) dir: Option<Arc<OwnedFd>>,
 }
 
@@ -360,8 +361,7 @@ impl Walker {
         if kind_of(stat) == EntryKind::Socket {
             return if matches!(self.purpose, Purpose::Entries) { self.tell(Event::Socket) } else { Ok(()) };
         }
-        let mut complaints = Vec::new();
-        let mut meta = match self.names.meta(stat, At::Name(dir.as_fd(), path.name()), &mut complaints) {
+        let mut meta = match self.names.meta_alone(stat, At::Name(dir.as_fd(), path.name())) {
             Ok(meta) => meta,
             Err(error) => return self.tell(Event::Skip(path, gone_or(error, "cannot be read"))),
         };
@@ -370,14 +370,11 @@ impl Walker {
         {
             meta.kind = EntryKind::Hardlink;
             meta.link = Some(first.as_bytes().to_vec());
-            complaints.clear();
         }
-        let opens = meta.kind == EntryKind::File;
-        if opens && !self.batch.last().is_some_and(|last| same_dir(last, dir)) {
+        if !self.batch.last().is_some_and(|last| same_dir(last, dir)) {
             self.batch_dirs += 1;
         }
-        let dir = opens.then(|| Arc::clone(dir));
-        self.found(Found { path, stat: *stat, meta, dir }, complaints)
+        self.tell(Event::Found(Box::new(Found { path, stat: *stat, meta, dir: Some(Arc::clone(dir)) })))
     }
 
     /// The path under which a file with several names was met first, if this is not the first.
