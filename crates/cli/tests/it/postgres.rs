@@ -207,7 +207,7 @@ fn a_plan_names_the_roles_that_a_replacement_alters_and_a_restore_those_that_it_
     let restore = |more: &[&str]| world.run(&[&["restore", "registry", "--to", "origin"][..], more].concat());
     let alters = "  alters 1:\n    role \"weak\": NOCREATEDB, LOGIN\n";
     let dry = restore(&["--replace", "--dry-run"]).expect(0);
-    assert!(dry.out.contains(alters) && dry.err.contains("1 things that exist will be altered"), "{dry:?}");
+    assert!(dry.out.contains(alters) && dry.err.contains("1 thing of what exists will be altered"), "{dry:?}");
     let asked = restore(&["--replace"]).expect(2);
     assert!(asked.err.contains("role \"weak\": NOCREATEDB, LOGIN"), "{}", asked.err);
     world.server.sql("postgres", "DROP DATABASE events");

@@ -12,14 +12,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::TryStreamExt;
 use jiff::Timestamp;
 use lifeboat_model::flow::{
-    Body, BodyError, BodyRead, Cancel, EntrySink, Kept, PIECE_BYTES_MAX, Piece, RunContext, Shape,
+    Body, BodyError, BodyRead, Cancel, EntrySink, Kept, PIECE_BYTES_MAX, Piece, RunContext, Shape, SinkError,
 };
 use lifeboat_model::{EntryKind, EntryMeta, EntryPath, Fingerprint, RecoveryPoint};
 use rustix::fs::Stat;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use super::attributes;
 use super::broke;
@@ -55,10 +55,10 @@ struct Counts {
 }
 
 /// One backup.
-struct Run<'a> {
-    sink: &'a dyn EntrySink,
-    ctx: &'a RunContext,
-    plan: &'a Plan,
+struct Run {
+    sink: Arc<dyn EntrySink>,
+    ctx: RunContext,
+    plan: Arc<Plan>,
     names: Arc<Names>,
     counts: Counts,
     /// Files with several names whose first name vanished before it was read.
@@ -71,7 +71,7 @@ struct Run<'a> {
 pub(super) async fn run_telling(
     plan: Arc<Plan>,
     machine_id: Option<String>,
-    sink: &dyn EntrySink,
+    sink: Arc<dyn EntrySink>,
     ctx: &RunContext,
     total_after: Duration,
 ) -> Result<RecoveryPoint, SourceError> {
@@ -122,24 +122,24 @@ fn lengths(plan: Arc<Plan>, cancel: Cancel) -> Result<u64, SourceError> {
 async fn run(
     plan: Arc<Plan>,
     machine_id: Option<String>,
-    sink: &dyn EntrySink,
+    sink: Arc<dyn EntrySink>,
     ctx: &RunContext,
 ) -> Result<RecoveryPoint, SourceError> {
     let begin = ctx.clock.now();
-    let run = Run {
+    let run = Arc::new(Run {
         sink,
-        ctx,
-        plan: &plan,
+        ctx: ctx.clone(),
+        plan,
         names: Arc::new(Names::default()),
         counts: Counts::default(),
         lost: Mutex::default(),
         last_problem: Mutex::default(),
-    };
-    run.pass(&plan, None).await?;
+    });
+    run.pass(None).await?;
     let lost = std::mem::take(&mut *lock(&run.lost));
     if !lost.is_empty() {
         // Further names were recorded as links to a first name that vanished before it was read.
-        run.pass(&plan, Some(lost)).await?;
+        run.pass(Some(lost)).await?;
     }
     run.tell_rest_of_problems().await?;
     Ok(run.point(begin, machine_id))
@@ -149,25 +149,49 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Run<'_> {
-    async fn pass(&self, plan: &Arc<Plan>, only: Option<HashSet<Inode>>) -> Result<(), SourceError> {
+impl Run {
+    async fn pass(self: &Arc<Self>, only: Option<HashSet<Inode>>) -> Result<(), SourceError> {
         let (out, batches) = mpsc::channel(IN_FLIGHT);
-        let mut walk = Walker::new(Arc::clone(plan), Arc::clone(&self.names), out, self.ctx.cancel.clone());
+        let mut walk = Walker::new(Arc::clone(&self.plan), Arc::clone(&self.names), out, self.ctx.cancel.clone());
         if let Some(files) = only {
             walk.purpose = Purpose::NamesOf(files);
         }
         let walk = tokio::task::spawn_blocking(move || walk.run());
-        let batches = futures::stream::unfold(batches, |mut batches| async {
-            let batch: Vec<Event> = batches.recv().await?;
-            Some((Ok(batch), batches))
-        });
-        let worked = batches.try_for_each_concurrent(IN_FLIGHT, |batch| self.batch(batch)).await;
-        let walked = walk.await.map_err(|error| SourceError::Failed {
-            what: "the walk over the files broke".to_owned(),
-            hint: None,
-            source: Some(Box::new(error)),
-        })?;
+        let worked = self.work(batches).await;
+        let walked = walk.await.map_err(|error| broke("the walk over the files", error))?;
         worked.and(walked)
+    }
+
+    /// Works on the batches in tasks of their own. All have ended when this returns, and after a failure
+    /// nobody listens to the walk.
+    async fn work(self: &Arc<Self>, mut batches: mpsc::Receiver<Vec<Event>>) -> Result<(), SourceError> {
+        let (mut tasks, mut listening, mut refused) = (JoinSet::new(), true, None);
+        loop {
+            tokio::select! {
+                batch = batches.recv(), if listening && tasks.len() < IN_FLIGHT => match batch {
+                    Some(batch) => {
+                        let run = Arc::clone(self);
+                        tasks.spawn(async move { run.batch(batch).await });
+                    }
+                    None => listening = false,
+                },
+                ended = tasks.join_next(), if !tasks.is_empty() => {
+                    let ended = ended.expect("there are tasks").map_err(|error| broke("reading files", error));
+                    match ended.and_then(|worked| worked) {
+                        Ok(()) => {}
+                        // Another task made the sink refuse, and says why as soon as it gets there.
+                        Err(error @ SourceError::Sink(SinkError::Poisoned(_))) => {
+                            (listening, refused) = (false, Some(error));
+                        }
+                        Err(error) => {
+                            tasks.shutdown().await;
+                            return Err(error);
+                        }
+                    }
+                }
+                else => return refused.map_or(Ok(()), Err),
+            }
+        }
     }
 
     async fn batch(&self, batch: Vec<Event>) -> Result<(), SourceError> {

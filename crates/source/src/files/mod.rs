@@ -132,7 +132,7 @@ impl Source for FilesSource {
     }
 
     async fn backup(&self, sink: Arc<dyn EntrySink>, ctx: &RunContext) -> Result<RecoveryPoint, SourceError> {
-        backup::run_telling(Arc::clone(&self.plan), self.machine_id(), sink.as_ref(), ctx, backup::TOTAL_AFTER).await
+        backup::run_telling(Arc::clone(&self.plan), self.machine_id(), sink, ctx, backup::TOTAL_AFTER).await
     }
 
     async fn doctor(&self, _ctx: &RunContext) -> Result<Vec<Finding>, SourceError> {

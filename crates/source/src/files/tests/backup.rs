@@ -351,15 +351,18 @@ async fn a_long_backup_tells_how_much_there_is_and_how_much_of_a_large_file_was_
     let (watched, large) = (Arc::clone(&told), bench.entry("large/whole.bin"));
     let sink = FakeSink::new().on_content(Box::new(move |path, offset| {
         // The backup goes on when it knows how much there is.
-        while watched.total.load(Ordering::Relaxed) == 0 {
-            std::thread::yield_now();
-        }
+        tokio::task::block_in_place(|| {
+            while watched.total.load(Ordering::Relaxed) == 0 {
+                std::thread::yield_now();
+            }
+        });
         assert!(*path != large || watched.bytes.load(Ordering::Relaxed) >= offset, "{offset}");
     }));
     let source = FilesSource::new(&bench.config()).expect("a source");
     let plan = Arc::clone(&source.plan);
-    let point =
-        crate::files::backup::run_telling(plan, None, &sink, &bench.ctx, Duration::ZERO).await.expect("a backup");
+    let point = crate::files::backup::run_telling(plan, None, Arc::new(sink), &bench.ctx, Duration::ZERO)
+        .await
+        .expect("a backup");
     let bytes: u64 = point.facts["files.bytes"].parse().expect("a number");
     assert_eq!(told.total.load(Ordering::Relaxed), bytes);
     assert_eq!(told.bytes.load(Ordering::Relaxed), bytes);
