@@ -169,6 +169,11 @@ pub async fn cat<W: AsyncWrite + Unpin + Send>(
             .ok_or_else(|| JobError::read(what())(missing(&link)))?;
     }
     if entry.meta.kind != EntryKind::File {
+        if entry.meta.kind == EntryKind::Skipped {
+            let why = entry.meta.why.as_deref().unwrap_or("nobody wrote down why");
+            let what = format!("{path} was left out of the backup: {why}");
+            return Err(JobError::Usage { what, hint: Some("an older snapshot may have it".to_owned()) });
+        }
         let what = format!("{path} is a {} and has no content", entry.meta.kind.word());
         return Err(JobError::Usage { what, hint: Some("`lifeboat ls` lists what lies in it".to_owned()) });
     }

@@ -143,6 +143,7 @@ impl JobError {
             | Self::Ref(_)
             | Self::Resolve(_)
             | Self::Forbidden { .. }
+            | Self::Read { source: ReadError::NoEntry { .. }, .. }
             | Self::Source { source: SourceError::Config { .. }, .. } => RepoErrorKind::Usage.exit_code(),
             _ => 1,
         }
@@ -165,10 +166,12 @@ impl JobError {
             }
             Self::Store { source, .. } => source.hint().map(str::to_owned),
             Self::Source { source, .. } => source.hint().map(str::to_owned),
-            Self::Read { source: ReadError::Damaged { .. }, .. } => Some(
-                "nothing was replaced; `lifeboat check --read-data` names what is damaged, and other snapshots may be whole"
-                    .to_owned(),
-            ),
+            Self::Read { source: ReadError::NoEntry { .. }, .. } => {
+                Some("`lifeboat ls -R SNAPSHOT` lists the paths of a snapshot".to_owned())
+            }
+            Self::Read { source: ReadError::Damaged { .. }, .. } => {
+                Some("nothing was replaced; `lifeboat check --read-data` names what is damaged, and other snapshots may be whole".to_owned())
+            }
             Self::Plan(error) => error.hint(),
             Self::Resolve(error) => Some(error.hint().to_owned()),
             Self::Lock(LockError::Busy { .. }) => Some("try again when it has ended".to_owned()),

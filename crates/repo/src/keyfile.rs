@@ -506,7 +506,9 @@ impl KeyFileError {
             ),
             Self::Grant { .. } => Some("ask the owner to run `lifeboat key add` with this host's own request"),
             Self::OtherRole { .. } => Some("name the file of the role in the configuration"),
-            Self::PassphraseNeeded => Some("run the command on a terminal, or give the passphrase by a file"),
+            Self::PassphraseNeeded => {
+                Some("run the command on a terminal, or give a file that holds it by --passphrase-file")
+            }
             Self::WrongPassphrase => Some("try again; nothing was changed"),
             _ => None,
         }

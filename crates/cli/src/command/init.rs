@@ -143,7 +143,17 @@ impl Init<'_> {
     /// Where the owner's key goes. A host that backs up keeps none by accident.
     fn identity_place(&self) -> Result<PathBuf, Failure> {
         match (&self.args.identity, &self.repository.identity_file) {
-            (Some(path), _) => absolute(path),
+            (Some(path), _) => {
+                let path = absolute(path)?;
+                match path.parent() {
+                    // A medium that is not mounted: the secret would lie on this host.
+                    Some(parent) if !parent.is_dir() => {
+                        let what = format!("{} is not there, where the identity is to go", parent.display());
+                        Err(Failure::usage(what).hint("is the medium mounted? Otherwise make the directory first"))
+                    }
+                    _ => Ok(path),
+                }
+            }
             (None, Some(path)) => Ok(path.clone()),
             (None, None) => {
                 let failure = Failure::usage(format!(
@@ -160,6 +170,7 @@ impl Init<'_> {
 
     async fn create(&self, store: &Arc<dyn Store>) -> Result<Made, Failure> {
         let mut made = self.found("made");
+        self.refuse_emptied(store)?;
         let identity = self.identity_place()?;
         let options = CreateOptions {
             now: self.session.talk.clock.now(),
@@ -207,6 +218,32 @@ impl Init<'_> {
         Ok(made)
     }
 
+    /// A host that wrote into a repository and has not its owner's key cannot make it anew, and does not
+    /// want another in its place: its store was emptied, or is not there.
+    fn refuse_emptied(&self, store: &Arc<dyn Store>) -> Result<(), Failure> {
+        let owner = self.args.identity.as_ref().or(self.repository.identity_file.as_ref());
+        if owner.is_some_and(|path| path.exists()) {
+            return Ok(());
+        }
+        let keys = [&self.repository.writer_key_file, &self.repository.maintainer_key_file];
+        for path in keys.into_iter().flatten().filter(|path| path.exists()) {
+            let home = read_key(path, &Asker::default())?.home().0;
+            if remembered(&self.host, home).is_some() {
+                let what = format!(
+                    "{store} is empty, and {} is a key of the repository {}, which this machine knows",
+                    path.display(),
+                    hex::encode(home.0)
+                );
+                return Err(Failure::new(Exit::Failed, what).hint(
+                    "is its disk mounted, and the url right? Where the store is lost for good, its owner makes it anew \
+                     by `lifeboat init --forget-remembered-roster`; then move the key files of this host away, and \
+                     `lifeboat init` asks for new ones",
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// What this machine remembers of a repository that these keys belong to and that the store does not hold
     /// any more. Only a person knows whether it is lost or elsewhere.
     fn lost(&self, left: &Left, store: &Arc<dyn Store>) -> Result<Option<Remembered>, Failure> {
@@ -235,6 +272,10 @@ impl Init<'_> {
         remember(&self.host, &memory);
         let count = memory.heads.len();
         self.session.talk.warn(&format!("the histories of {count} sources that the lost store held begin anew"));
+        self.session.talk.warn(
+            "keys of other hosts and people are not on the new roster: each moves its key file away, runs \
+             `lifeboat init`, and is let in by `lifeboat key add`",
+        );
     }
 
     fn tell_owner(&self, identity: &Path, owner: &OwnerKey) -> Result<(), Failure> {

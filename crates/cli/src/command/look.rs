@@ -45,7 +45,8 @@ pub(crate) async fn ls(session: &Session, args: LsArgs) -> Result<Exit, Failure>
         }
         walked => {
             tell_hidden(session, args.recursive, &running.done(walked)?);
-            Ok(Exit::Ok)
+            let asked_for = opened.data.problems().iter().any(|(at, _)| part.path.as_ref() == Some(at));
+            Ok(if asked_for { Exit::Problems } else { Exit::Ok })
         }
     }
 }
@@ -123,10 +124,12 @@ pub(crate) async fn cat(session: &Session, args: CatArgs) -> Result<Exit, Failur
     if !gone {
         running.done(done)?;
     }
+    let mut exit = Exit::Ok;
     for (_, what) in opened.data.problems().iter().filter(|(at, _)| *at == path) {
         session.talk.warn(&output::one_line(&format!("{path}: {what}")));
+        exit = Exit::Problems;
     }
-    Ok(Exit::Ok)
+    Ok(exit)
 }
 
 #[cfg(test)]

@@ -74,6 +74,11 @@ fn a_file_that_was_torn_is_named_by_every_later_command() {
     assert_eq!((problems("busy.log"), problems("letter.txt")), (Some(1), Some(0)), "{json}");
     let top = place.run(&["ls", "documents"]).good();
     assert!(top.err.contains("1 problem of entries further down: `lifeboat ls -R`"), "{}", top.err);
+    for command in ["ls", "cat"] {
+        place.run(&[command, &format!("{below}/busy.log")]).expect(3);
+        place.run(&[command, &format!("{below}/letter.txt")]).good();
+        place.run(&[command, &format!("{below}/nothing")]).expect(2);
+    }
 
     let back = place.run(&["restore", "documents", "--to", "out"]).expect(3);
     for told in

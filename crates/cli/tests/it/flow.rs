@@ -30,7 +30,7 @@ fn entries_are_listed_and_printed() {
     let content = place.run(&["cat", &format!("documents:{documents}/sub/births.csv")]).good();
     assert_eq!(content.out, "1,2,3\n");
     let missing = place.run(&["cat", &format!("documents:{documents}/nothing")]);
-    assert_eq!((missing.code, missing.out.as_str()), (1, ""), "{missing:?}");
+    assert_eq!((missing.code, missing.out.as_str()), (2, ""), "{missing:?}");
     assert_eq!(place.run(&["cat", &format!("documents:{documents}")]).code, 2, "a directory has no content");
 }
 

@@ -43,6 +43,10 @@ fn a_host_that_backs_up_keeps_no_identity() {
     assert_eq!(refused.code, 2, "{refused:?}");
     assert!(refused.err.contains("hint: --identity FILE: on a USB stick"), "{}", refused.err);
     assert!(!place.path("keys").exists(), "nothing is made before a place is named");
+    let unmounted = place.run(&["init", "--identity", "stick/identity.key"]).expect(2);
+    assert!(unmounted.err.contains("is the medium mounted?") && !place.path("stick").exists(), "{}", unmounted.err);
+    assert!(!place.path("keys").exists(), "nothing is made before the place is there");
+    std::fs::create_dir(place.path("stick")).expect("a directory");
     place.run(&["init", "--identity", "stick/identity.key"]).good();
     let kept: Vec<_> =
         std::fs::read_dir(place.path("keys")).expect("keys").flatten().map(|key| key.file_name()).collect();
@@ -53,6 +57,29 @@ fn a_host_that_backs_up_keeps_no_identity() {
     {
         assert_eq!(place.run(&args).code, 12, "{args:?}");
     }
+}
+
+#[test]
+fn a_writer_whose_store_is_empty_is_asked_for_its_disk_and_not_told_to_drop_its_key() {
+    let place = Place::with_config(
+        &CONFIG.replace("role: both", "role: backup").replace("    identityFile: keys/identity.key\n", ""),
+    );
+    place.write("documents/letter.txt", "dear registrar");
+    std::fs::create_dir(place.path("stick")).expect("a directory");
+    place.run(&["init", "--identity", "stick/identity.key"]).good();
+    place.run(&["backup"]).good();
+    std::fs::rename(place.path("repository"), place.path("elsewhere")).expect("unmounted");
+    std::fs::create_dir(place.path("repository")).expect("a mount point");
+    std::fs::create_dir(place.path("other")).expect("a directory");
+    for more in [&[][..], &["--forget-remembered-roster"], &["--identity", "other/identity.key"]] {
+        let refused = place.run(&[&["init"][..], more].concat()).expect(1);
+        assert!(refused.err.contains("is empty") && refused.err.contains("is its disk mounted"), "{}", refused.err);
+    }
+    assert_eq!(std::fs::read_dir(place.path("repository")).expect("a directory").count(), 0);
+    assert!(!place.path("other/identity.key").exists());
+    std::fs::remove_dir(place.path("repository")).expect("removed");
+    std::fs::rename(place.path("elsewhere"), place.path("repository")).expect("mounted");
+    place.run(&["backup"]).good();
 }
 
 #[test]
