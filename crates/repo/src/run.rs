@@ -158,19 +158,12 @@ impl OpenRun {
         &self.link.sign
     }
 
-    /// W1, first half: puts the `run`. Whatever the caller lists afterwards is fresh enough. Where nobody
-    /// remembers the newest root of the chain the list must show it, so its lag is waited out.
-    pub(crate) async fn announce(
-        link: &Link,
-        source_tag: Digest,
-        clock: &dyn Clock,
-        remembers: bool,
-    ) -> Result<RunId, RepoError> {
+    /// W1, first half: puts the `run`. Whatever the caller lists afterwards is fresh enough, its own chain too:
+    /// this machine may have died right after a root that it does not remember, so the lag is waited out.
+    pub(crate) async fn announce(link: &Link, source_tag: Digest, clock: &dyn Clock) -> Result<RunId, RepoError> {
         let id = RunId(random());
         link.put(&Run { run: id, source_tag, time: clock.now() }).await?;
-        if !remembers {
-            tokio::time::sleep(link.store.capabilities().list_staleness).await;
-        }
+        tokio::time::sleep(link.store.capabilities().list_staleness).await;
         Ok(id)
     }
 

@@ -209,8 +209,7 @@ impl Repository {
             key: keys.index.clone(),
             sign: writer.sign.clone(),
         };
-        let remembers = options.remembered.is_some();
-        let run_id = OpenRun::announce(&link, source_tag, context.clock.as_ref(), remembers).await?;
+        let run_id = OpenRun::announce(&link, source_tag, context.clock.as_ref()).await?;
         self.index().refresh(store.as_ref()).await?;
         let own = writer.sign.verify_key();
         let known = Arc::new(Known::new(Arc::clone(self.index()), (own, writer.domain)));
