@@ -86,7 +86,7 @@ impl Owner<'_> {
             let roster = &mut draft.roster;
             let Some(at) = roster.writers.iter().position(|writer| writer.verify == verify) else {
                 let removed = roster.removed.iter().any(|writer| writer.verify == verify);
-                return if removed { Ok(Applied::Already) } else { Err(unknown("writer")) };
+                return if removed { Ok(Applied::Already) } else { Err(unknown_writer()) };
             };
             let domain = roster.writers.remove(at).domain;
             roster.removed.push(RemovedWriter { verify, domain, roots: roots.to_vec() });
@@ -113,18 +113,17 @@ impl Owner<'_> {
     }
 
     /// Takes a maintainer off the roster and begins a new maintenance key. It keeps the index keys
-    /// that it had: see [`REMOVED_READER_NOTICE`].
+    /// that it had: see [`REMOVED_READER_NOTICE`]. One that is not on the roster is left at that: it may
+    /// be an earlier try that was cut off after its roster was put.
     ///
     /// # Errors
-    /// [`RepoError::Usage`] where the roster does not know it.
+    /// What reading and putting the roster may yield.
     pub async fn remove_maintainer(&self, verify: VerifyKey) -> Result<Changed, RepoError> {
         let maintenance = Generation::new();
-        let mut first = true;
         self.change(|draft| {
             if !take_key(&mut draft.roster.maintainers, verify) {
-                return already_unless(&mut first, "maintainer");
+                return Ok(Applied::Already);
             }
-            first = false;
             draft.roster.maintenance = maintenance.begin(&mut draft.secrets.maintenance);
             Ok(Applied::Changed)
         })
@@ -132,11 +131,10 @@ impl Owner<'_> {
     }
 
     /// Takes an identity off the roster and begins a new epoch and a new maintenance key: see
-    /// [`REMOVED_READER_NOTICE`].
+    /// [`REMOVED_READER_NOTICE`]. One that is not on the roster is left at that, as a maintainer is.
     ///
     /// # Errors
-    /// [`RepoError::Usage`] where the roster does not know it, or it is the owner's own: without it
-    /// nobody could change the roster.
+    /// [`RepoError::Usage`] where it is the owner's own: without it nobody could change the roster.
     pub async fn remove_identity(&self, verify: VerifyKey) -> Result<Changed, RepoError> {
         if verify == self.key.identity.roster_key().verify {
             return Err(usage(
@@ -145,12 +143,10 @@ impl Owner<'_> {
             ));
         }
         let (epoch, maintenance) = (Generation::new(), Generation::new());
-        let mut first = true;
         self.change(|draft| {
             if !take_key(&mut draft.roster.identities, verify) {
-                return already_unless(&mut first, "identity");
+                return Ok(Applied::Already);
             }
-            first = false;
             draft.roster.epoch = epoch.begin(&mut draft.secrets.epochs);
             draft.roster.maintenance = maintenance.begin(&mut draft.secrets.maintenance);
             Ok(Applied::Changed)
@@ -204,15 +200,8 @@ fn usage(what: &str, hint: &'static str) -> RepoError {
     RepoError::Usage { what: what.to_owned(), hint: Some(hint) }
 }
 
-fn unknown(role: &str) -> RepoError {
-    RepoError::Usage {
-        what: format!("the roster knows no such {role}"),
-        hint: Some("`lifeboat key test FILE` shows how the roster names a key"),
-    }
-}
-
-fn already_unless(first: &mut bool, role: &str) -> Result<Applied, RepoError> {
-    if std::mem::replace(first, false) { Err(unknown(role)) } else { Ok(Applied::Already) }
+fn unknown_writer() -> RepoError {
+    usage("the roster knows no such writer", "`lifeboat key test FILE` shows how the roster names a key")
 }
 
 fn known(draft: &Draft, domain: DomainId) -> Result<Secret, RepoError> {

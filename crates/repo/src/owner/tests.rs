@@ -170,6 +170,8 @@ async fn an_identity_without_root_reads_everything_until_it_is_removed() {
     let changed = owner(&repository).remove_identity(restore.roster_key().verify).await.expect("removed");
     assert_ne!(changed.roster.epoch.0, before.roster.epoch.0);
     assert_ne!(changed.roster.maintenance.0, before.roster.maintenance.0);
+    let again = owner(&repository).remove_identity(restore.roster_key().verify).await.expect("nothing to do");
+    assert_eq!(again.roster, changed.roster, "a try that was cut off late is run again");
     let error = open(&repository.store, identity(&restore)).await.expect_err("refused");
     assert_eq!(error.kind(), RepoErrorKind::Key);
     let after = open(&repository.store, identity(home)).await.expect("opens").access;
@@ -192,6 +194,8 @@ async fn a_removed_maintainer_lacks_the_new_maintenance_key() {
     assert_eq!(open(&repository.store, maintainer(&second)).await.expect_err("refused").kind(), RepoErrorKind::Key);
     let keeps = open(&repository.store, maintainer(&repository.maintainer_key)).await.expect("opens").access;
     assert!(keeps.maintenance.contains_key(&changed.roster.maintenance.0));
+    let again = owner(&repository).remove_maintainer(second.sign.verify_key()).await.expect("nothing to do");
+    assert_eq!(again.roster, changed.roster, "a try that was cut off late is run again");
     let one_key_two_roles = owner(&repository).add_identity(&repository.maintainer_key.roster_key()).await;
     assert_eq!(one_key_two_roles.expect_err("refused").kind(), RepoErrorKind::Usage);
 }
