@@ -106,9 +106,13 @@ impl<'a> Bench<'a> {
     /// What an index object says of a pack, or else its own trailer.
     async fn describe(&self, pack: &PackSeen, bytes: &Bytes) -> Result<Option<Described>, RepoError> {
         let named = |index: &&crate::scan::IndexSeen| index.packs.iter().any(|(named, _)| named.hash == pack.hash);
-        if let Some(index) = self.scan.indexes.iter().find(named) {
+        for index in self.scan.indexes.iter().filter(named) {
             let key = ObjectType::Index.key(index.hash);
-            let object = self.repository.store().get(&key, None).await?;
+            let object = match self.repository.store().get(&key, None).await {
+                // A prune replaced it since: another one tells the same, or the trailer does.
+                Err(error) if error.kind == StoreErrorKind::NotFound => continue,
+                got => got?,
+            };
             let signed = IndexObject::decode(self.repository.access(), index.hash, &object);
             let signed = signed.map_err(|why| RepoError::object(&key, why))?;
             return Ok(Some(Described { domain: signed.domain, records: records_of(&signed.value, &pack.hash) }));
