@@ -46,6 +46,12 @@ impl MemoryStore {
         Self { objects: Arc::new(Mutex::new(self.objects().clone())), clock: Arc::clone(&self.clock) }
     }
 
+    /// The same as of now for a store that dates objects by `clock` from here on.
+    #[must_use]
+    pub fn fork_at(&self, clock: Arc<dyn Clock>) -> Self {
+        Self { clock, ..self.fork() }
+    }
+
     /// How many objects there are.
     #[must_use]
     pub fn object_count(&self) -> usize {

@@ -26,6 +26,18 @@ pub fn seeds(usual: u64) -> Range<u64> {
     }
 }
 
+/// Whether a test that goes through many cases by their numbers tries this one: usually each `usual`-th, with
+/// others for each `shift`, and the same ones each time; all where `LIFEBOAT_LONG` is set. `LIFEBOAT_SEEDS` names
+/// them instead.
+///
+/// # Panics
+/// As [`seeds`].
+#[must_use]
+pub fn is_tried(number: u64, shift: u64, usual: u64) -> bool {
+    let (named, long) = asked();
+    if named.is_some() { seeds(0).contains(&number) } else { long || (number + shift).is_multiple_of(usual) }
+}
+
 fn read(named: &str) -> Option<Range<u64>> {
     match named.split_once("..") {
         Some((first, end)) => Some(first.parse().ok()?..end.parse().ok()?),

@@ -9,7 +9,6 @@ use lifeboat_store::wrap::{Operation, Record};
 use lifeboat_store::{PutMode, Store};
 use lifeboat_testkit::context::FakeClock;
 use lifeboat_testkit::crash::{CrashStore, InFlight};
-use lifeboat_testkit::stale::StaleStore;
 
 use super::*;
 use crate::access::Access;
@@ -152,58 +151,6 @@ async fn what_was_copied_before_is_neither_stored_nor_read_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_death_at_any_write_leaves_no_half_copy_and_the_next_try_succeeds() {
-    let mut pair = Pair::new().await;
-    let content = files(1, &["a", "b"], 4);
-    let id = pair.backup(&content).await;
-    let mut deaths = 0;
-    for in_flight in [InFlight::Lost, InFlight::Kept] {
-        for dies_at in 1.. {
-            let memory = pair.to_memory.fork();
-            let crash = CrashStore::new(Arc::new(memory.clone()), dies_at, in_flight);
-            let cache = format!("{in_flight:?}-{dies_at}");
-            let from = Arc::clone(&pair.from.store);
-            let outcome = pair.copy_on(id, from, Arc::clone(&crash) as _, &cache).await;
-            let dead = crash.is_dead();
-            let after = pair.with(&memory);
-            let copies = after.copies(&cache).await;
-            for copy in &copies {
-                assert_eq!(after.restored(*copy).await, content, "{cache}");
-            }
-            if !dead {
-                outcome.expect("nothing failed");
-                assert_eq!(copies.len(), 1);
-                break;
-            }
-            deaths += 1;
-            if copies.is_empty() {
-                outcome.expect_err("the process died");
-                after.copy_on(id, Arc::clone(&pair.from.store), Arc::new(memory), &cache).await.expect("a copy");
-                assert_eq!(after.copies(&cache).await.len(), 1);
-            }
-        }
-    }
-    assert!(deaths >= 12, "run, three packs, index, renewals, root, twice: {deaths}");
-}
-
-impl Pair {
-    /// The same with another state of the second repository.
-    fn with(&self, to_memory: &MemoryStore) -> Self {
-        let store: Arc<dyn Store> = Arc::new(to_memory.clone());
-        Self {
-            clock: Arc::clone(&self.clock),
-            from: self.from.clone(),
-            from_memory: self.from_memory.clone(),
-            to: TestRepository { store, ..self.to.clone() },
-            to_memory: to_memory.clone(),
-            ctx: self.ctx.clone(),
-            chain: self.chain.clone(),
-            scratch: tempfile::tempdir_in(self.scratch.path()).expect("a directory"),
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_that_died_late_brings_only_what_is_missing() {
     let pair = Pair::new().await;
     let bytes = noise(64 << 20);
@@ -314,25 +261,6 @@ async fn long_entries_holes_and_skips_are_copied_as_they_are() {
     assert_eq!((original.1.len(), original.2), (1, 1));
     assert_eq!(entries(&pair.to, &sealed.id).await, original);
     assert!(pair.restored(sealed.id).await["big"] == big[..], "the bytes are the same");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lists_that_lag_do_not_harm_a_copy() {
-    let mut pair = Pair::new().await;
-    let content = files(1, &["a", "b"], 4);
-    let id = pair.backup(&content).await;
-    pair.clock.advance(std::time::Duration::from_mins(1));
-    let lag = std::time::Duration::from_secs(10);
-    let stale = |memory: &MemoryStore| -> Arc<dyn Store> {
-        Arc::new(StaleStore::new(Arc::new(memory.clone()), lag, Arc::clone(&pair.clock) as _))
-    };
-    let to = stale(&pair.to_memory);
-    let from = stale(&pair.from_memory);
-    let one = pair.copy_on(id, Arc::clone(&from), Arc::clone(&to), "a").await.expect("a copy");
-    assert_eq!(pair.restored(one.id).await, content);
-    // The list does not show the first copy yet: the second is stored twice, and is as good.
-    let other = pair.copy_on(id, from, to, "b").await.expect("a copy");
-    assert_eq!(pair.restored(other.id).await, content);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,7 +11,6 @@ use lifeboat_testkit::context::FakeClock;
 use lifeboat_testkit::stale::StaleStore;
 
 use super::*;
-mod crash;
 mod large;
 mod model;
 

@@ -7,7 +7,6 @@ use lifeboat_model::{EntryKind, EntryMeta, EntryPath, RecoveryPoint, SnapshotId,
 use lifeboat_store::memory::MemoryStore;
 use lifeboat_store::{PutMode, Store};
 use lifeboat_testkit::context::FakeClock;
-use lifeboat_testkit::crash::{CrashStore, InFlight};
 
 use super::*;
 use crate::check::check;
@@ -198,34 +197,6 @@ async fn the_next_backup_stores_what_the_sources_still_have() {
         let quarantines: Vec<_> = store.list("quarantine/").try_collect().await.expect("listed");
         assert_eq!(quarantines, [], "nothing is stored a third time");
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_repair_that_dies_anywhere_harms_nothing_and_the_next_one_ends_it() {
-    let pair = Pair::new().await;
-    let key = pair.keys("data/").await.remove(0);
-    let damaged = pair.damaged(&key, "flip").await;
-    let mut deaths = 0;
-    for dies_at in 1.. {
-        let memory = MemoryStore::default();
-        let listed: Vec<_> = damaged.list("").try_collect().await.expect("listed");
-        for object in listed {
-            let bytes = damaged.get(&object.key, None).await.expect("got");
-            memory.put(&object.key, bytes, PutMode::CreateNew).await.expect("put");
-        }
-        let crash = CrashStore::new(Arc::new(memory.clone()), dies_at, InFlight::Lost);
-        let done = pair.repair(&(Arc::clone(&crash) as Arc<dyn Store>), true).await;
-        let store: Arc<dyn Store> = Arc::new(memory);
-        if !crash.is_dead() {
-            done.expect("nothing failed");
-            break;
-        }
-        deaths += 1;
-        let at = format!("dies at write {dies_at}");
-        assert_eq!(pair.repair(&store, true).await.expect(&at).lost_chunks(), 0, "{at}");
-        pair.is_whole(&store, &at).await;
-    }
-    assert!(deaths >= 6, "packs, index, quarantine, runs, deletion: {deaths}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

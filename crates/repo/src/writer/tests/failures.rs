@@ -30,38 +30,6 @@ impl Host {
     }
 }
 
-async fn small_backup(host: &Host, store: Arc<dyn Store>) -> Result<Sealed, String> {
-    let text = |error: &dyn std::error::Error| crate::pipeline::stop::with_causes(error);
-    let writer = host.begin_on(store, host.context()).await.map_err(|error| text(&error))?;
-    for number in 0..20u8 {
-        put(&writer, &format!("f{number}"), Body::Bytes(noise(number, 100_000))).await.map_err(|error| text(&error))?;
-    }
-    writer.seal(point()).await.map_err(|error| text(&error))
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_put_that_fails_leaves_no_snapshot_whichever_it_is() {
-    let mut failed = 0;
-    for nth in 0.. {
-        let host = Host::new().await;
-        match small_backup(&host, host.failing(move |number, _| number == nth)).await {
-            Err(error) => {
-                failed += 1;
-                assert!(error.contains("an injected fault"), "{error}");
-                assert_eq!(host.roots().await, 0, "put {nth}");
-                let next = small_backup(&host, Arc::new(host.memory.clone())).await.expect("the next run succeeds");
-                assert_eq!(host.reader().await.files(next.id).await.len(), 20);
-            }
-            // Only the last renewal may fail: the snapshot is sealed by then.
-            Ok(sealed) => {
-                assert_eq!(host.reader().await.files(sealed.id).await.len(), 20);
-                break;
-            }
-        }
-    }
-    assert!(failed >= 7, "run, three packs, index, renewal, root: {failed}");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_waits_for_a_store_that_has_failed() {
     let host = Host::new().await;
