@@ -73,6 +73,13 @@ impl SnapshotInfo {
         self.header.countersigned.as_ref().map_or(self.stored_at, |countersigned| countersigned.time)
     }
 
+    /// When it was made by what is signed; a clock that was ahead of the store's counts for no more than
+    /// the store's.
+    fn made(&self) -> Timestamp {
+        let own = || self.header.time.min(self.stored_at);
+        self.header.countersigned.as_ref().map_or_else(own, |countersigned| countersigned.time)
+    }
+
     /// By how many seconds the writer's clock was ahead of the store's; negative where behind. The
     /// run's own length counts as behind.
     #[must_use]
@@ -111,11 +118,25 @@ pub struct SnapshotList {
 }
 
 impl SnapshotList {
-    /// The newest root of a source that tells of which system it is, whoever made it.
+    /// The newest root of a source that tells of which system it is, whoever made it: of the roots that
+    /// one writer made the last in its chain, of the ends of several chains and of copies the one that
+    /// was made last by what its signature covers. The store's time alone decides nothing: damage to an
+    /// object, or a store that was copied, changes it.
     #[must_use]
     pub fn newest_system(&self, source: &Digest) -> Option<&SnapshotInfo> {
-        let tells = |info: &&SnapshotInfo| info.header.source_tag == *source && !info.header.systems.is_empty();
-        self.snapshots.iter().rfind(tells)
+        let telling = || {
+            let tells = |info: &&SnapshotInfo| info.header.source_tag == *source && !info.header.systems.is_empty();
+            self.snapshots.iter().filter(tells)
+        };
+        let mut ends: HashMap<VerifyKey, u64> = HashMap::new();
+        for info in telling().filter(|info| info.header.countersigned.is_none()) {
+            let end = ends.entry(info.writer).or_default();
+            *end = info.header.sequence.max(*end);
+        }
+        let is_end = |info: &&SnapshotInfo| {
+            info.header.countersigned.is_some() || ends.get(&info.writer) == Some(&info.header.sequence)
+        };
+        telling().filter(is_end).max_by_key(|info| (info.made(), info.id))
     }
 
     /// The newest root of every chain, to be remembered.

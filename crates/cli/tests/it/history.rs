@@ -53,6 +53,29 @@ fn a_clone_that_nobody_remembers_is_refused_until_a_person_says_that_the_stack_m
     point_at(&place, &origin);
     place.run(&["backup"]).expect(2);
     assert_eq!(roots(), 3);
+    // It took it back; damage to a root of the other, of which the store then says that it came last,
+    // changes nothing.
+    let theirs: Vec<_> = fs::read_dir(place.path("repository/roots/snapshot")).expect(test).flatten().collect();
+    place.run(&["backup", "--moved", "farajaland"]).good();
+    for root in theirs {
+        damage(&root.path());
+        point_at(&place, &clone);
+        let refused = place.run(&["backup"]).expect(2);
+        assert!(refused.err.contains("is not the one of which the newest snapshot"), "{}", refused.err);
+        point_at(&place, &origin);
+        let went_on = place.run(&["backup"]);
+        assert!([0, 3].contains(&went_on.code), "{}", went_on.err);
+    }
+    assert_eq!(roots(), 7);
+}
+
+/// Flips one bit of a file.
+fn damage(path: &std::path::Path) {
+    let mut bytes = fs::read(path).expect("it");
+    bytes[200] ^= 1;
+    // Objects are read-only.
+    fs::remove_file(path).expect("it goes");
+    fs::write(path, bytes).expect("it is back");
 }
 
 #[test]

@@ -234,3 +234,41 @@ async fn a_root_that_cites_a_newer_roster_than_was_seen_tells_of_it() {
     hand.put_root(&older, &Hand::body(None), hand.writer()).await;
     assert_eq!(listed(&hand, &hand.test.identity, &[]).await.findings, [], "of two with one number ours holds");
 }
+
+/// Flips a bit of the object in the store, which dates it anew.
+async fn flip(hand: &Hand, id: SnapshotId) {
+    let mut bytes = hand.store.get(&key(id), None).await.expect("got").to_vec();
+    bytes[200] ^= 1;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    hand.put(&key(id), bytes.into()).await;
+}
+
+#[tokio::test]
+async fn the_newest_system_is_that_of_the_end_of_the_chain_whatever_the_store_dates_an_older_root() {
+    let hand = Hand::new().await;
+    let mut ids = Vec::new();
+    for (sequence, system) in [(1, "a"), (2, "b"), (3, "a")] {
+        let mut header = hand.header(sequence, ids.last().copied());
+        header.systems = vec![Digest::of(system.as_bytes())];
+        ids.push(hand.put_root(&header, &Hand::body(None), hand.writer()).await);
+    }
+    let source = hand.header(1, None).source_tag;
+    let newest = |list: &SnapshotList| list.newest_system(&source).map(|info| info.id);
+    assert_eq!(newest(&listed(&hand, &hand.test.writer, &[]).await), Some(ids[2]));
+    flip(&hand, ids[1]).await;
+    // The local copy of the damaged root is whole, and the store says that it came last.
+    let mut list = listed(&hand, &hand.test.writer, &[]).await;
+    assert_eq!(list.snapshots.last().map(|info| info.id), Some(ids[1]));
+    assert_eq!(newest(&list), Some(ids[2]));
+    // The same where another writer made it: then the signed times decide.
+    let other = list.snapshots.iter_mut().find(|info| info.id == ids[1]).expect("listed");
+    other.writer = VerifyKey([9; 32]);
+    let later = list.snapshots.iter_mut().find(|info| info.id == ids[2]).expect("listed");
+    later.header.time += Duration::from_secs(1);
+    assert_eq!(newest(&list), Some(ids[2]));
+    // A clock that ran ahead does not hold the place for ever.
+    let other = list.snapshots.iter_mut().find(|info| info.id == ids[1]).expect("listed");
+    other.header.time += Duration::from_secs(1 << 32);
+    other.stored_at = other.stored_at.min(TestRepository::start());
+    assert_eq!(newest(&list), Some(ids[2]));
+}
