@@ -48,9 +48,11 @@ pub struct RepairReport {
     pub errors: u64,
     /// Damaged packs whose good records are packed anew.
     pub salvage: Vec<String>,
+    /// Damaged packs of which nobody can tell what was in them; they stay while anything is lost.
+    pub unknown: Vec<String>,
     /// Packs that no index names and that get one.
     pub index: Vec<String>,
-    /// Damaged index objects that go.
+    /// Damaged index objects, and packs of no use, that go.
     pub drop: Vec<String>,
     /// Whether the object `format` is put back.
     pub format: bool,
@@ -97,7 +99,7 @@ impl RepairReport {
     }
 
     fn finds_more(&self) -> bool {
-        let lists = [&self.salvage, &self.index, &self.drop, &self.keyrings];
+        let lists = [&self.salvage, &self.unknown, &self.index, &self.drop, &self.keyrings];
         lists.iter().any(|list| !list.is_empty()) || self.lost_chunks > 0
     }
 
@@ -110,6 +112,7 @@ impl RepairReport {
 
     fn plan(&mut self, plan: Plan) {
         self.salvage = plan.salvage;
+        self.unknown = plan.unknown;
         self.index = plan.index;
         self.drop = plan.drop;
         self.keyrings = plan.keyrings;

@@ -4,7 +4,8 @@
 //! their own trailers, lost chunks are quarantined so that the next backup stores those that the sources
 //! still have, and copies in another repository give back the rest ([`crate::copy::Copier::refill`]).
 //! Nothing is deleted but what was read and is of no use: objects whose bytes are not those that their
-//! name seals, and quarantines of which nothing is lost any more.
+//! name seals, and quarantines of which nothing is lost any more. A pack of which nobody can tell what was
+//! in it stays for as long as anything is lost: it may hold it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -45,9 +46,13 @@ pub struct Repair {
 pub struct Plan {
     /// Damaged packs whose good records are packed anew.
     pub salvage: Vec<String>,
+    /// Damaged packs that no index names and whose own list cannot be read: nobody can tell what was in
+    /// them, so they stay while anything is lost.
+    pub unknown: Vec<String>,
     /// Packs that no index names and that get one.
     pub index: Vec<String>,
-    /// Damaged index objects, which go when the packs have another.
+    /// Damaged index objects, which go when the packs have another, and damaged packs of which nobody can
+    /// tell what was in them where nothing is lost.
     pub drop: Vec<String>,
     /// Copies of the keyring that are put back.
     pub keyrings: Vec<String>,
@@ -129,9 +134,26 @@ impl Repair {
         self.survey.scan.bad.iter().filter(move |(_, error)| broken(error)).map(|(key, _)| key)
     }
 
+    /// Bad packs of which nobody can tell what was in them.
+    fn unknown(&self) -> Vec<&PackSeen> {
+        let named = self.named();
+        let all = self.bad_packs().filter(|(_, part)| **part == BadPart::All).map(|(pack, _)| pack);
+        all.filter(|pack| !named.contains(&pack.hash)).collect()
+    }
+
+    /// Whether something is lost, or may be: what a root that cannot be read needs is in no list.
+    fn lacks_something(&self) -> bool {
+        let roots = ObjectType::SnapshotRoot.prefix();
+        !self.survey.lost.is_empty() || self.survey.report.problems.iter().any(|one| one.object.starts_with(roots))
+    }
+
+    /// Packs that index objects name.
+    fn named(&self) -> BTreeSet<ObjectHash> {
+        self.survey.scan.indexes.iter().flat_map(|index| &index.packs).map(|(pack, _)| pack.hash).collect()
+    }
+
     fn unindexed(&self) -> Vec<PackSeen> {
-        let named: BTreeSet<ObjectHash> =
-            self.survey.scan.indexes.iter().flat_map(|index| &index.packs).map(|(pack, _)| pack.hash).collect();
+        let named = self.named();
         let bad: BTreeSet<ObjectHash> = self.bad_packs().map(|(pack, _)| pack.hash).collect();
         let packs = self.survey.scan.packs.iter();
         packs.filter(|pack| !named.contains(&pack.hash) && !bad.contains(&pack.hash)).copied().collect()
@@ -140,15 +162,29 @@ impl Repair {
     /// What can be mended.
     #[must_use]
     pub fn plan(&self, repository: &Repository) -> Plan {
-        let mut salvage: Vec<String> = self.bad_packs().map(|(pack, _)| pack.key().to_string()).collect();
-        salvage.sort();
+        let names = |packs: &mut dyn Iterator<Item = &PackSeen>| {
+            let mut names: Vec<String> = packs.map(|pack| pack.key().to_string()).collect();
+            names.sort();
+            names
+        };
+        let unknown = names(&mut self.unknown().into_iter());
+        let mut salvage = names(&mut self.bad_packs().map(|(pack, _)| pack));
+        salvage.retain(|pack| unknown.binary_search(pack).is_err());
+        let mut drop: Vec<String> = self.bad_indexes().map(ToString::to_string).collect();
+        let unknown = if self.lacks_something() {
+            unknown
+        } else {
+            drop.extend(unknown);
+            Vec::new()
+        };
         let bad = |key: &Key| self.survey.report.problems.iter().any(|problem| problem.object == key.as_str());
         let roster = &repository.access().roster;
         let keyrings = KeyringCopy::ALL.map(|copy| roster.keyring_key(copy));
         Plan {
             salvage,
+            unknown,
             index: self.unindexed().iter().map(|pack| pack.key().to_string()).collect(),
-            drop: self.bad_indexes().map(ToString::to_string).collect(),
+            drop,
             keyrings: keyrings.iter().filter(|key| bad(key)).map(ToString::to_string).collect(),
             lost_chunks: self.lost_chunks(),
         }
@@ -237,8 +273,8 @@ impl Repair {
         lost::find(repository, &self.survey.roots, &self.survey.lost).await
     }
 
-    /// Deletes what is of no use any more: damaged packs that hold nothing that is lost, damaged index
-    /// objects, quarantines of which nothing is lost. Each is read once more before it goes.
+    /// Deletes what is of no use any more: damaged packs that hold nothing that is lost (those of which
+    /// nobody can tell only once nothing is lost at all), damaged index objects, quarantines of which nothing is lost. Each is read once more before it goes.
     ///
     /// # Errors
     /// Of the store.
@@ -246,8 +282,11 @@ impl Repair {
         let mut removed = 0;
         let holds_lost: BTreeSet<ObjectHash> =
             self.survey.lost.iter().flat_map(|id| repository.index().locate(id)).map(|copy| copy.pack).collect();
-        let spent: Vec<&PackSeen> =
-            self.bad_packs().map(|(pack, _)| pack).filter(|pack| !holds_lost.contains(&pack.hash)).collect();
+        let unknown = if self.lacks_something() { self.unknown() } else { Vec::new() };
+        let stays = |pack: &PackSeen| {
+            holds_lost.contains(&pack.hash) || unknown.iter().any(|unknown| unknown.hash == pack.hash)
+        };
+        let spent: Vec<&PackSeen> = self.bad_packs().map(|(pack, _)| pack).filter(|pack| !stays(pack)).collect();
         let going = spent.iter().map(|pack| (pack.kind, pack.hash)).chain(self.missing_packs()).collect();
         self.mark(repository, going, ctx).await?;
         for (key, hash) in spent.iter().map(|pack| (pack.key(), pack.hash)) {

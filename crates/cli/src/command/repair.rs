@@ -74,8 +74,14 @@ fn plan(report: &RepairReport, zone: &jiff::tz::TimeZone) -> String {
     if report.format {
         lines.push("  put back the object `format`, as this machine remembers it; then look at the rest".to_owned());
     }
+    let salvage = if report.lost_chunks == 0 {
+        "pack the good records anew, then delete"
+    } else {
+        "pack the good records anew, then delete unless a lost chunk was in it:"
+    };
     for (verb, objects) in [
-        ("pack the good records anew of", &report.salvage),
+        (salvage, &report.salvage),
+        ("nobody can tell what was in, and it stays while anything is lost:", &report.unknown),
         ("write an index for", &report.index),
         ("delete the damaged", &report.drop),
         ("put back", &report.keyrings),

@@ -200,6 +200,27 @@ async fn the_next_backup_stores_what_the_sources_still_have() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pack_of_which_nobody_can_tell_what_was_in_it_stays_while_anything_is_lost() {
+    let pair = Pair::new().await;
+    for key in pair.keys("data/").await {
+        let store = pair.damaged(&key, "truncate").await;
+        for index in pair.keys("index/").await {
+            store.delete(&index).await.expect("deleted");
+        }
+        let target = open(&store, &pair.one.all, &pair.ctx).await;
+        let plan = Repair::look(&target, READ_DATA, &[], &pair.ctx).await.expect("looked").plan(&target);
+        assert_eq!((plan.unknown, plan.salvage, plan.drop), (vec![key.to_string()], vec![], vec![]), "{key}");
+        assert!(plan.lost_chunks > 0, "{key}");
+        assert!(pair.repair(&store, false).await.expect("repaired").lost_chunks() > 0);
+        assert!(store.get(&key, None).await.is_ok(), "{key} is the only place where what is lost may be");
+        // When all is there again it is of no use.
+        assert_eq!(pair.repair(&store, true).await.expect("repaired").lost_chunks(), 0);
+        assert!(store.get(&key, None).await.is_err(), "{key}");
+        pair.is_whole(&store, key.as_str()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sound_repository_has_nothing_to_repair() {
     let pair = Pair::new().await;
     let target = open(&pair.one.store, &pair.one.all, &pair.ctx).await;
