@@ -4,7 +4,7 @@ use std::fs;
 
 use lifeboat_testkit::postgres::PostgresServer;
 
-use crate::harness::{Outcome, Place};
+use crate::harness::{Outcome, Place, write};
 
 /// A place whose only source is this server.
 fn point_at(place: &Place, server: &PostgresServer) {
@@ -75,7 +75,7 @@ fn damage(path: &std::path::Path) {
     bytes[200] ^= 1;
     // Objects are read-only.
     fs::remove_file(path).expect("it goes");
-    fs::write(path, bytes).expect("it is back");
+    write(path, &bytes);
 }
 
 #[test]
