@@ -62,10 +62,10 @@ const PAIRS: &[(Act, &[Act], Stage)] = &[
     (Act::Repair, &[Act::Backup, Act::PruneToTheEnd, Act::RemoveIdentity], Stage::Damaged),
 ];
 
-/// Whether this may stop the one that was suspended: a prune took it for dead, and deleted what it used.
+/// Whether this may stop the one that was suspended: it was taken for dead, and what it used is deleted.
 fn may_stop(act: Act, between: Act, why: &RepoError) -> bool {
     let adds = matches!(act, Act::Backup | Act::Copy | Act::Repair);
-    let deletes = matches!(between, Act::Prune | Act::PruneToTheEnd | Act::PruneAwayToTheEnd);
+    let deletes = matches!(between, Act::Prune | Act::PruneToTheEnd | Act::PruneAwayToTheEnd | Act::Repair);
     adds && deletes && matches!(why, RepoError::GivenUp { .. })
 }
 
