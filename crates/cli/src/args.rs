@@ -298,7 +298,7 @@ pub(crate) struct CheckArgs {
     #[arg(long, value_name = "5%|10m", requires = "since_last")]
     pub(crate) budget: Option<String>,
     /// Take note that a root object is gone for good, by its hash or 6 or more digits of it; repeatable. This
-    /// machine then says nothing more of it.
+    /// machine then says nothing more of it. One that is damaged is deleted by the next `repair`.
     #[arg(long, value_name = "ROOT", conflicts_with = "against")]
     pub(crate) accept_loss: Vec<String>,
     /// Compare with the snapshots of this repository instead: what either lacks, what differs.

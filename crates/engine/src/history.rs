@@ -103,7 +103,7 @@ pub async fn doctor(host: &Host<'_>) -> Result<Vec<(SourceName, Finding)>, JobEr
     Ok(found)
 }
 
-/// Takes note that root objects are gone for good, each named by the beginning of its hash: `check`,
+/// Takes note that root objects are gone, or damaged, for good, each named by the beginning of its hash: `check`,
 /// `backup` and lists on this machine then say nothing more of them.
 ///
 /// # Errors
@@ -125,7 +125,7 @@ pub async fn accept_losses(
         let fits: Vec<&ObjectHash> = all.iter().filter(|root| root.to_string().starts_with(name.as_str())).collect();
         let [one] = fits.as_slice() else {
             let known: Vec<String> = all.iter().map(|root| root.short()).collect();
-            let what = format!("{name:?} names {} of the root objects that are gone", fits.len());
+            let what = format!("{name:?} names {} of the root objects that are gone or damaged", fits.len());
             let hint = if known.is_empty() { "none is".to_owned() } else { format!("there is {}", known.join(", ")) };
             return Err(JobError::Usage { what, hint: Some(hint) });
         };

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use lifeboat_model::config::RepositoryConfig;
 use lifeboat_model::{SnapshotId, SnapshotSummary};
 use lifeboat_repo::check::CheckScope;
 use lifeboat_repo::copy::Copier;
 use lifeboat_repo::format::Format;
+use lifeboat_repo::object::ObjectError;
 use lifeboat_repo::repair::{LostSnapshot, Plan, Repair};
 use lifeboat_repo::{RepoError, RepoErrorKind};
 use lifeboat_store::PutMode;
@@ -52,12 +54,16 @@ pub struct RepairReport {
     pub unknown: Vec<String>,
     /// Packs that no index names and that get one.
     pub index: Vec<String>,
-    /// Damaged index objects, and packs of no use, that go.
+    /// Damaged objects of no use that go, and roots whose loss a person accepted.
     pub drop: Vec<String>,
     /// Whether the object `format` is put back.
     pub format: bool,
     /// Copies of the keyring that are put back.
     pub keyrings: Vec<String>,
+    /// Damaged roots that are put back.
+    pub roots: Vec<String>,
+    /// Damaged roots of which this machine keeps no copy.
+    pub left: Vec<String>,
     /// Chunks of which no good copy was left.
     pub lost_chunks: u64,
     /// Records that were packed anew.
@@ -99,7 +105,7 @@ impl RepairReport {
     }
 
     fn finds_more(&self) -> bool {
-        let lists = [&self.salvage, &self.unknown, &self.index, &self.drop, &self.keyrings];
+        let lists = [&self.salvage, &self.unknown, &self.index, &self.drop, &self.keyrings, &self.roots];
         lists.iter().any(|list| !list.is_empty()) || self.lost_chunks > 0
     }
 
@@ -107,7 +113,7 @@ impl RepairReport {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         let left = self.lost.iter().any(|lost| !lost.forgotten);
-        u8::from(left || self.dry_run && self.errors > 0)
+        u8::from(left || !self.left.is_empty() || self.dry_run && self.errors > 0)
     }
 
     fn plan(&mut self, plan: Plan) {
@@ -116,6 +122,8 @@ impl RepairReport {
         self.index = plan.index;
         self.drop = plan.drop;
         self.keyrings = plan.keyrings;
+        self.roots = plan.roots;
+        self.left = plan.left;
         self.lost_chunks = plan.lost_chunks;
     }
 }
@@ -143,8 +151,8 @@ pub async fn repair(
         dry_run: request.dry_run,
         ..RepairReport::default()
     };
-    if let Err(JobError::Repository(RepoError::FormatMissing { .. })) = find_repository(config).await {
-        let (store, format) = lost_format(host, config)?;
+    if let Some(lost) = format_loss(config).await {
+        let (store, format) = lost_format(host, config, lost)?;
         report.errors = 1;
         report.format = true;
         if request.dry_run {
@@ -153,7 +161,7 @@ pub async fn repair(
         if !confirm(&report) {
             return Err(JobError::Declined);
         }
-        store.put(&Format::key(), format, PutMode::CreateNew).await.map_err(RepoError::from)?;
+        store.put(&Format::key(), format, PutMode::Replace).await.map_err(RepoError::from)?;
     }
     let mut repository = open_repository(host, config, Need::List).await?;
     let known: BTreeMap<SnapshotId, SnapshotSummary> =
@@ -185,6 +193,18 @@ pub async fn repair(
     };
     host.end(run, outcome, &RunEnd { error, ..RunEnd::default() });
     done.map(|()| report)
+}
+
+/// Why the object `format` is of no use, where that is the trouble.
+async fn format_loss(config: &RepositoryConfig) -> Option<RepoError> {
+    let store = match find_repository(config).await {
+        Err(JobError::Repository(lost @ RepoError::FormatMissing { .. })) => return Some(lost),
+        found => found.ok()?,
+    };
+    match Format::open(&store.get(&Format::key(), None).await.ok()?) {
+        Ok(_) | Err(ObjectError::NewerVersion(_)) => None,
+        Err(source) => Some(RepoError::object(Format::key(), source)),
+    }
 }
 
 /// The repository that is meant.

@@ -15,7 +15,7 @@ use lifeboat_repo::format::Format;
 use lifeboat_repo::keyfile::KeyFileError;
 use lifeboat_repo::object::RepositoryId;
 use lifeboat_repo::root::RootBody;
-use lifeboat_repo::snapshots::{SnapshotInfo, SnapshotList};
+use lifeboat_repo::snapshots::{SnapshotInfo, SnapshotList, Trouble};
 use lifeboat_repo::writer::{Sealed, SnapshotHead, SnapshotWriter, WriteOptions};
 use lifeboat_repo::{Access, Remembered, RememberedHead, RepoError, Repository, open_access, without_format};
 use lifeboat_store::url::OpenError;
@@ -108,13 +108,17 @@ pub fn remember(host: &Host<'_>, seen: &Remembered) {
 /// The object `format` of a repository that lost it, with its store, where this machine remembers it.
 ///
 /// # Errors
-/// [`JobError::Repository`]: no key of the repository, or nothing is remembered.
-pub(crate) fn lost_format(host: &Host<'_>, config: &RepositoryConfig) -> Result<(Arc<dyn Store>, Bytes), JobError> {
+/// [`JobError::Repository`]: no key of the repository; `lost` where nothing is remembered.
+pub(crate) fn lost_format(
+    host: &Host<'_>,
+    config: &RepositoryConfig,
+    lost: RepoError,
+) -> Result<(Arc<dyn Store>, Bytes), JobError> {
     let store = open_store(config)?;
     let (id, root) = load(host, config, Need::List)?.home()?;
     match remembered(host, id).and_then(|remembered| remembered.format(root)) {
         Some(format) => Ok((store, format)),
-        None => Err(RepoError::FormatMissing { store: store.to_string() }.into()),
+        None => Err(lost.into()),
     }
 }
 
@@ -249,10 +253,15 @@ impl OpenRepository {
         &self.own_facts
     }
 
-    /// Roots that are gone, as far as it is told.
+    /// Roots that are gone, or damaged without a copy here, as far as it is told.
     pub(crate) async fn gone(&self) -> Result<BTreeSet<ObjectHash>, JobError> {
         let found = self.repository.snapshots(&self.remembered.heads).await?;
-        Ok(found.findings.iter().filter_map(|finding| finding.trouble.gone()).collect())
+        let mut gone = found.damaged();
+        for info in &found.snapshots {
+            gone.remove(&ObjectHash(info.id.0));
+        }
+        gone.extend(found.findings.iter().filter_map(|finding| finding.trouble.gone()));
+        Ok(gone)
     }
 
     /// Takes note that roots are gone for good.
@@ -274,7 +283,9 @@ impl OpenRepository {
             found.snapshots.iter().filter(|info| info.counts()).map(|info| summary_of(info, &names)).collect();
         complete(&mut snapshots, &seen);
         let refused = found.refused.iter().map(|refused| format!("{}: {}", refused.object, refused.why)).collect();
-        let findings: Vec<String> = found.findings.iter().map(ToString::to_string).collect();
+        // Damaged roots are among those that are refused.
+        let findings = found.findings.iter().filter(|finding| !matches!(finding.trouble, Trouble::Damaged { .. }));
+        let findings: Vec<String> = findings.map(ToString::to_string).collect();
         for finding in &findings {
             host.run.monitor.note(&format!("{}: {finding}", self.name));
         }

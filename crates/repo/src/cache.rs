@@ -9,7 +9,7 @@
 //! | `slices/TAG/` | for each large stream of the source that changes: keyed hashes of its slices, and where they are stored (module `slices`) | a changed chunk is stored whole |
 //! | `copied/REPOSITORY-DOMAIN/` | for each repository that was copied from: which of its chunks is which of this one's (module `copy`) | the next copy reads everything, and still stores only what is new |
 //! | `index/` | tables of the repository's indexes ([`crate::index::IndexSet`]) | they are read from the store again |
-//! | `objects/` | roots and verdicts on them, as they lie in the store | a list of snapshots reads them again |
+//! | `objects/` | roots and verdicts on them, as they lie in the store | a list of snapshots reads them again; a repair cannot put a damaged root back |
 //!
 //! What was remembered of rosters and heads ([`crate::remember`]) is kept by the caller, since losing
 //! that loses more than time.
@@ -51,6 +51,12 @@ impl StateDir {
     #[must_use]
     pub fn slices(&self, source_tag: &Digest) -> PathBuf {
         self.0.join("slices").join(source_tag.to_hex())
+    }
+
+    /// The directory of small objects as they lie in the store.
+    #[must_use]
+    pub fn objects(&self) -> PathBuf {
+        self.0.join("objects")
     }
 
     /// Makes the directory that `file` lies in, readable by nobody else.

@@ -227,6 +227,10 @@ pub enum RepoError {
     Store(#[from] StoreError),
 }
 
+/// What to do about a `format` that is gone or damaged.
+const FORMAT_BACK: &str = "`lifeboat repair` puts it back on any machine that has opened the repository before; else \
+                           put it back from a copy of the store";
+
 impl RepoError {
     /// A bad object, by its name.
     #[must_use]
@@ -278,14 +282,12 @@ impl RepoError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::NoRepository { .. } => Some("check the URL, and that the disk of the store is mounted"),
-            Self::FormatMissing { .. } => Some(
-                "`lifeboat repair` puts it back on any machine that has opened the repository before; else put it back \
-                 from a copy of the store",
-            ),
+            Self::FormatMissing { .. } => Some(FORMAT_BACK),
             Self::AlreadyThere { .. } => Some("use its key files, or give another url; nothing was changed"),
             Self::UnknownFeature { .. } | Self::Object { source: ObjectError::NewerVersion(_), .. } => {
                 Some("use a newer lifeboat")
             }
+            Self::Object { object, .. } if object == "format" => Some(FORMAT_BACK),
             Self::Object { object, .. } | Self::Missing { object } if opens(object) => {
                 Some("nothing opens the repository without it; put the object back from a copy of the store")
             }

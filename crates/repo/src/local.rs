@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -22,18 +23,26 @@ const FETCHES: usize = 8;
 pub(crate) struct Listed {
     pub(crate) hash: ObjectHash,
     pub(crate) bytes: u64,
+    /// Of an object that is damaged in the store: when the store took it whole.
     pub(crate) stored_at: Timestamp,
 }
 
 /// Files named by hash, in a directory for each type. Their bytes are believed only if they hash to
-/// their name.
+/// their name; a file has the time at which the store took the object, so that one which changed there
+/// since is read again.
 #[derive(Debug)]
 pub(crate) struct LocalObjects {
     directory: PathBuf,
 }
 
-/// An object with its bytes, or why it has none that can be used.
-pub(crate) type Loaded = (Listed, Result<Bytes, ObjectError>);
+/// An object that was listed.
+pub(crate) struct Loaded {
+    pub(crate) listed: Listed,
+    /// Its bytes, or why it has none that can be used.
+    pub(crate) bytes: Result<Bytes, ObjectError>,
+    /// What is wrong with it in the store although it is whole here.
+    pub(crate) damage: Option<ObjectError>,
+}
 
 impl LocalObjects {
     pub(crate) fn new(directory: &Path) -> Self {
@@ -62,34 +71,49 @@ impl LocalObjects {
             })
             .await?;
         self.drop_others(kind, listed.keys().copied().collect()).await?;
-        let mut objects = futures::stream::iter(listed.into_values())
-            .map(|listed| async move { Ok::<_, RepoError>((listed, self.get(store, kind, listed).await?)) })
-            .buffered(FETCHES);
-        while let Some((listed, bytes)) = objects.try_next().await? {
-            if let Some(bytes) = bytes {
-                each((listed, bytes));
-            }
+        let mut objects =
+            futures::stream::iter(listed.into_values()).map(|listed| self.get(store, kind, listed)).buffered(FETCHES);
+        while let Some(loaded) = objects.try_next().await? {
+            loaded.into_iter().for_each(&mut each);
         }
         Ok(())
     }
 
-    /// The object's bytes; `None` where it went since it was listed.
-    async fn get(
-        &self,
-        store: &dyn Store,
-        kind: ObjectType,
-        listed: Listed,
-    ) -> Result<Option<Result<Bytes, ObjectError>>, RepoError> {
-        let path = self.folder(kind).join(listed.hash.to_string());
-        let local = blocking({
-            let path = path.clone();
-            move || Ok(std::fs::read(path).ok().filter(|bytes| check_hash(listed.hash, bytes).is_ok()))
-        });
-        if let Some(bytes) = local.await? {
-            return Ok(Some(Ok(bytes.into())));
-        }
+    /// The bytes of an object that are kept here, where they are whole.
+    pub(crate) async fn kept(&self, kind: ObjectType, hash: ObjectHash) -> Result<Option<Bytes>, RepoError> {
+        Ok(self.read(kind, hash).await?.map(|(bytes, _)| bytes))
+    }
+
+    /// The same with the time at which the store took it.
+    async fn read(&self, kind: ObjectType, hash: ObjectHash) -> Result<Option<(Bytes, Timestamp)>, RepoError> {
+        let path = self.folder(kind).join(hash.to_string());
+        blocking(move || {
+            let Ok(bytes) = std::fs::read(&path) else { return Ok(None) };
+            let time = std::fs::metadata(&path).and_then(|meta| meta.modified()).ok();
+            let time = time.and_then(|time| Timestamp::try_from(time).ok()).unwrap_or(Timestamp::UNIX_EPOCH);
+            Ok(check_hash(hash, &bytes).is_ok().then(|| (bytes.into(), time)))
+        })
+        .await
+    }
+
+    /// The object; `None` where it went since it was listed.
+    async fn get(&self, store: &dyn Store, kind: ObjectType, listed: Listed) -> Result<Option<Loaded>, RepoError> {
+        let local = self.read(kind, listed.hash).await?;
+        let here = |bytes, stored_at, damage| {
+            Some(Loaded { listed: Listed { stored_at, ..listed }, bytes: Ok(bytes), damage })
+        };
+        let local = match local {
+            Some((bytes, time)) if time == listed.stored_at && bytes.len() as u64 == listed.bytes => {
+                return Ok(here(bytes, time, None));
+            }
+            local => local,
+        };
+        let bad = |why| match local {
+            Some((bytes, time)) => here(bytes, time, Some(why)),
+            None => Some(Loaded { listed, bytes: Err(why), damage: None }),
+        };
         if listed.bytes > OBJECT_BYTES_MAX {
-            return Ok(Some(Err(ObjectError::malformed("it is longer than any object may be"))));
+            return Ok(bad(ObjectError::malformed("it is longer than any object may be")));
         }
         let bytes = match store.get(&kind.key(listed.hash), None).await {
             Ok(bytes) => bytes,
@@ -97,14 +121,25 @@ impl LocalObjects {
             Err(error) => return Err(error.into()),
         };
         if let Err(why) = check_hash(listed.hash, &bytes) {
-            return Ok(Some(Err(why)));
+            return Ok(bad(why));
         }
-        let kept = bytes.clone();
+        self.keep(kind, (listed.hash, bytes.clone()), listed.stored_at).await?;
+        Ok(here(bytes, listed.stored_at, None))
+    }
+
+    /// Keeps an object that the store took at that time, as far as it is known.
+    pub(crate) async fn keep(
+        &self,
+        kind: ObjectType,
+        (hash, bytes): (ObjectHash, Bytes),
+        stored_at: Timestamp,
+    ) -> Result<(), RepoError> {
+        let path = self.folder(kind).join(hash.to_string());
         // A file that cannot be kept costs another fetch next time, nothing else.
-        blocking(move || Ok(keep(&path, &kept))).await?.unwrap_or_else(|error| {
+        blocking(move || Ok(keep(&path, &bytes, stored_at))).await?.unwrap_or_else(|error| {
             tracing::debug!(%error, "an object is not kept on the local disk");
         });
-        Ok(Some(Ok(bytes)))
+        Ok(())
     }
 
     async fn drop_others(
@@ -128,12 +163,13 @@ impl LocalObjects {
     }
 }
 
-fn keep(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+fn keep(path: &Path, bytes: &[u8], stored_at: Timestamp) -> std::io::Result<()> {
     use std::io::Write;
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(bytes)?;
+    file.as_file().set_modified(SystemTime::from(stored_at))?;
     file.persist(path)?;
     Ok(())
 }

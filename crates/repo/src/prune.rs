@@ -133,6 +133,13 @@ pub async fn prune(
     } else {
         report.problems.extend(mended.problems);
     }
+    for key in &gathered.spent {
+        if !options.dry_run {
+            store.delete(key).await?;
+        }
+        report.deleted_objects += 1;
+        report.deleted_bytes += gathered.lengths.get(key).copied().unwrap_or(0);
+    }
     let domains: Vec<u16> = gathered.views.keys().copied().collect();
     for number in domains {
         let domain = gathered.scan.domains[usize::from(number)];

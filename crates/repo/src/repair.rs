@@ -28,6 +28,7 @@ use crate::small::{self, Mark, Quarantine};
 
 mod lost;
 mod mend;
+mod roots;
 
 pub use lost::{LostSnapshot, PATHS_MAX};
 
@@ -38,6 +39,7 @@ const QUARANTINE_MAX: usize = 100_000;
 #[derive(Debug)]
 pub struct Repair {
     survey: Survey,
+    roots: roots::DamagedRoots,
     remembered: Vec<RememberedHead>,
 }
 
@@ -51,11 +53,15 @@ pub struct Plan {
     pub unknown: Vec<String>,
     /// Packs that no index names and that get one.
     pub index: Vec<String>,
-    /// Damaged index objects, which go when the packs have another, and damaged packs of which nobody can
-    /// tell what was in them where nothing is lost.
+    /// Damaged objects that go: index objects, since the packs get another; packs of which nobody can tell
+    /// what was in them where nothing is lost; roots whose loss a person accepted.
     pub drop: Vec<String>,
     /// Copies of the keyring that are put back.
     pub keyrings: Vec<String>,
+    /// Damaged roots whose bytes this machine keeps, and which are put back.
+    pub roots: Vec<String>,
+    /// Damaged roots that nobody can mend, unless a person gives them up.
+    pub left: Vec<String>,
     /// Chunks that snapshots need and of which no good copy is left.
     pub lost_chunks: u64,
 }
@@ -64,7 +70,7 @@ impl Plan {
     /// Whether there is nothing to mend.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        *self == Self { left: self.left.clone(), ..Self::default() }
     }
 }
 
@@ -77,6 +83,8 @@ pub struct Mended {
     pub indexed: u64,
     /// Copies of the keyring that were put back.
     pub keyrings: u64,
+    /// Roots that were put back.
+    pub roots: u64,
     /// What could not be mended, and why.
     pub notes: Vec<String>,
 }
@@ -97,7 +105,8 @@ impl Repair {
         }
         let reading = if scope.read_data { Reading::All } else { Reading::Nothing };
         let survey = survey(repository, &reading, remembered, ctx).await?;
-        Ok(Self { survey, remembered: remembered.to_vec() })
+        let roots = roots::DamagedRoots::find(repository, remembered).await?;
+        Ok(Self { survey, roots, remembered: remembered.to_vec() })
     }
 
     /// Looks again. What was found bad is not read a second time.
@@ -109,7 +118,8 @@ impl Repair {
         let known: HashMap<ObjectHash, BadPart> =
             self.bad_packs().map(|(pack, part)| (pack.hash, part.clone())).collect();
         let survey = survey(repository, &Reading::Known(&known), &self.remembered, ctx).await?;
-        Ok(Self { survey, remembered: self.remembered })
+        let roots = roots::DamagedRoots::find(repository, &self.remembered).await?;
+        Ok(Self { survey, roots, remembered: self.remembered })
     }
 
     /// What the look found.
@@ -177,6 +187,10 @@ impl Repair {
             drop.extend(unknown);
             Vec::new()
         };
+        let roots = |roots: &[ObjectHash]| -> Vec<String> {
+            roots.iter().map(|root| ObjectType::SnapshotRoot.key(*root).to_string()).collect()
+        };
+        drop.extend(roots(&self.roots.given_up));
         let bad = |key: &Key| self.survey.report.problems.iter().any(|problem| problem.object == key.as_str());
         let roster = &repository.access().roster;
         let keyrings = KeyringCopy::ALL.map(|copy| roster.keyring_key(copy));
@@ -186,11 +200,14 @@ impl Repair {
             index: self.unindexed().iter().map(|pack| pack.key().to_string()).collect(),
             drop,
             keyrings: keyrings.iter().filter(|key| bad(key)).map(ToString::to_string).collect(),
+            roots: roots(&self.roots.kept),
+            left: roots(&self.roots.left),
             lost_chunks: self.lost_chunks(),
         }
     }
 
-    /// Packs good records anew, writes missing indexes, and puts lost copies of the keyring back.
+    /// Packs good records anew, writes missing indexes, and puts damaged roots and lost copies of the
+    /// keyring back.
     ///
     /// # Errors
     /// [`RepoError::KeyMissing`] without a maintainer or identity key; of the store.
@@ -204,6 +221,7 @@ impl Repair {
         }
         let mut mended = bench.finish().await?;
         mended.keyrings = keyrings(repository).await?;
+        mended.roots = self.roots.put_back(repository).await?;
         Ok(mended)
     }
 
@@ -274,12 +292,12 @@ impl Repair {
     }
 
     /// Deletes what is of no use any more: damaged packs that hold nothing that is lost (those of which
-    /// nobody can tell only once nothing is lost at all), damaged index objects, quarantines of which nothing is lost. Each is read once more before it goes.
+    /// nobody can tell only once nothing is lost at all), damaged index objects, roots that were given up, quarantines of which nothing is lost. Each is read once more before it goes.
     ///
     /// # Errors
     /// Of the store.
     pub async fn tidy(&self, repository: &Repository, ctx: &RunContext) -> Result<u64, RepoError> {
-        let mut removed = 0;
+        let mut removed = self.roots.give_up(repository, ctx).await?;
         let holds_lost: BTreeSet<ObjectHash> =
             self.survey.lost.iter().flat_map(|id| repository.index().locate(id)).map(|copy| copy.pack).collect();
         let unknown = if self.lacks_something() { self.unknown() } else { Vec::new() };

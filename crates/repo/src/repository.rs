@@ -8,6 +8,7 @@ use lifeboat_model::{ObjectHash, SnapshotId};
 use lifeboat_store::{Store, StoreErrorKind};
 
 use crate::access::Access;
+use crate::cache::StateDir;
 use crate::error::RepoError;
 use crate::fetch::Fetcher;
 use crate::index::IndexSet;
@@ -43,7 +44,7 @@ impl Repository {
         index.refresh(store.as_ref()).await?;
         let fetcher = Arc::new(Fetcher::new(Arc::clone(&store), Arc::clone(&access), Arc::clone(&index)));
         Ok(Self {
-            local: LocalObjects::new(&cache.join("objects")),
+            local: LocalObjects::new(&StateDir::new(cache).objects()),
             cache: cache.to_owned(),
             accepted: BTreeSet::new(),
             store,
@@ -63,6 +64,11 @@ impl Repository {
     /// Whether a person took note that this root is gone.
     pub(crate) fn accepts(&self, root: &ObjectHash) -> bool {
         self.accepted.contains(root)
+    }
+
+    /// The bytes of a root that this machine keeps, where they are whole.
+    pub(crate) async fn kept_root(&self, root: ObjectHash) -> Result<Option<bytes::Bytes>, RepoError> {
+        self.local.kept(ObjectType::SnapshotRoot, root).await
     }
 
     /// Lists the snapshots of the domains that we know, oldest first. `remembered` are newest roots

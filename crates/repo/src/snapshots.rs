@@ -9,7 +9,7 @@ use lifeboat_store::Store;
 use crate::access::Access;
 use crate::crypt::VerifyKey;
 use crate::error::RepoError;
-use crate::local::LocalObjects;
+use crate::local::{Loaded, LocalObjects};
 use crate::object::{DomainId, ObjectError, ObjectType};
 use crate::remember::RememberedHead;
 use crate::root::{Root, RootHeader};
@@ -108,7 +108,7 @@ pub struct Refused {
 pub struct SnapshotList {
     /// Sound snapshots, oldest first; forgotten and void ones among them.
     pub snapshots: Vec<SnapshotInfo>,
-    /// Forged or damaged objects.
+    /// Forged or damaged objects; what this machine keeps a whole copy of is among the snapshots too.
     pub refused: Vec<Refused>,
     /// Signs that roots were taken away, or that a chain was forked.
     pub findings: Vec<ChainFinding>,
@@ -137,6 +137,17 @@ impl SnapshotList {
             info.header.countersigned.is_some() || ends.get(&info.writer) == Some(&info.header.sequence)
         };
         telling().filter(is_end).max_by_key(|info| (info.made(), info.id))
+    }
+
+    /// Roots whose bytes in the store are not those that their names seal.
+    #[must_use]
+    pub fn damaged(&self) -> BTreeSet<ObjectHash> {
+        let wrong = self.refused.iter().filter(|refused| refused.why == ObjectError::WrongHash);
+        let name = |refused: &Refused| {
+            let hash = refused.object.strip_prefix(ObjectType::SnapshotRoot.prefix())?;
+            ObjectHash::from_hex(hash).ok()
+        };
+        wrong.filter_map(name).collect()
     }
 
     /// The newest root of every chain, to be remembered.
@@ -179,13 +190,16 @@ pub(crate) async fn list(
     let mut out = SnapshotList::default();
     let mut found: Vec<(Root, Timestamp)> = Vec::new();
     let kind = ObjectType::SnapshotRoot;
-    let roots = local.each(store, kind, |(listed, bytes)| {
+    let roots = local.each(store, kind, |Loaded { listed, bytes, damage }| {
         let decoded = bytes.and_then(|bytes| crate::root::decode(access, SnapshotId(listed.hash.0), &bytes));
         if !matches!(decoded, Err(ObjectError::ForeignDomain)) {
             out.roots.insert(listed.hash);
         }
         match decoded {
-            Ok(root) => found.push((slim(root), listed.stored_at)),
+            Ok(root) => {
+                found.push((slim(root), listed.stored_at));
+                out.refused.extend(damage.map(|why| Refused { object: kind.key(listed.hash).to_string(), why }));
+            }
             Err(ObjectError::ForeignDomain) => {}
             Err(why) => out.refused.push(Refused { object: kind.key(listed.hash).to_string(), why }),
         }
@@ -195,6 +209,7 @@ pub(crate) async fn list(
     let verdicts = Verdicts::load(store, access, local, &mut out.refused).await?;
     let grace_seconds = access.roster.grace_seconds;
     out.snapshots = found.into_iter().map(|(root, at)| verdicts.apply(root, at, grace_seconds)).collect();
+    date_by_successors(&mut out.snapshots);
     out.snapshots.sort_by_key(|info| (info.dated(), info.header.sequence, info.id));
     out.findings = chain::examine(&out, &verdicts, remembered, &access.roster);
     Ok(out)
@@ -209,6 +224,22 @@ fn slim(mut root: Root) -> Root {
         }
     }
     root
+}
+
+/// No root came after one that names it as the one before: the store dates anew what was damaged, put
+/// back or copied.
+fn date_by_successors(snapshots: &mut [SnapshotInfo]) {
+    let places: HashMap<SnapshotId, usize> =
+        snapshots.iter().enumerate().map(|(place, info)| (info.id, place)).collect();
+    let mut newest_first: Vec<usize> = (0..snapshots.len()).collect();
+    newest_first.sort_by_key(|place| std::cmp::Reverse(snapshots[*place].header.sequence));
+    for place in newest_first {
+        let SnapshotInfo { writer, stored_at, ref header, .. } = snapshots[place];
+        let before = header.previous.and_then(|hash| places.get(&SnapshotId(hash.0)));
+        if let Some(before) = before.map(|before| &mut snapshots[*before]).filter(|before| before.writer == writer) {
+            before.stored_at = before.stored_at.min(stored_at);
+        }
+    }
 }
 
 /// Of a removed writer only the roots count that were known when it was removed, and what is before them.

@@ -70,7 +70,7 @@ fn tell(session: &Session, report: &BackupReport) {
         if !backup.history.is_empty() {
             session.talk.warn(&format!(
                 "{}: the snapshot was made, and the history that it goes on with is not whole\nhint: `lifeboat check` \
-                 tells all that is missing",
+                 tells all that is missing or damaged",
                 backup.source
             ));
         }

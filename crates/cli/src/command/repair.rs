@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use lifeboat_engine::repair::{Lost, RepairReport, RepairRequest};
+use lifeboat_model::words::counted;
 
 use crate::args::RepairArgs;
 use crate::confirm::{READ_THE_PLAN, confirm};
@@ -59,6 +60,14 @@ pub(crate) async fn run(session: &Session, args: RepairArgs) -> Result<Exit, Fai
         let snapshot = output::snapshot(&lost.snapshot, &zone);
         session.talk.bad(&format!("{snapshot} {}; all else in it can be restored", lack(lost)), &lost.entries);
     }
+    for root in &report.left {
+        session.talk.bad(&format!("{root} is damaged, and this machine keeps no copy of it"), &[]);
+        let short: String = root.trim_start_matches("roots/snapshot/").chars().take(12).collect();
+        session.talk.note(&format!(
+            "hint: repair on a machine that has listed it before, or put it back from a copy of the store; `lifeboat \
+             check --accept-loss {short}` gives it up, and the next repair deletes it"
+        ));
+    }
     Ok(Exit::from_code(report.exit_code()))
 }
 
@@ -85,6 +94,7 @@ fn plan(report: &RepairReport, zone: &jiff::tz::TimeZone) -> String {
         ("write an index for", &report.index),
         ("delete the damaged", &report.drop),
         ("put back", &report.keyrings),
+        ("put back, as this machine keeps it,", &report.roots),
     ] {
         lines.extend(objects.iter().take(10).map(|object| format!("  {verb} {}", output::one_line(object))));
         if objects.len() > 10 {
@@ -113,15 +123,20 @@ fn plan(report: &RepairReport, zone: &jiff::tz::TimeZone) -> String {
 fn told(report: &RepairReport, read_data: bool) -> String {
     if !report.is_needed() {
         let unread = if read_data { "" } else { "; content was not read, which --read-data does" };
-        return format!("{}: nothing to repair{unread}", report.repository);
+        let can = if report.left.is_empty() { "nothing to repair" } else { "nothing that a repair could mend" };
+        return format!("{}: {can}{unread}", report.repository);
     }
     if report.dry_run {
         return format!("{}: nothing was done, {} problems were found", report.repository, report.errors);
     }
     let format = if report.format { "`format` is back, " } else { "" };
+    let roots = match report.roots.len() {
+        0 => String::new(),
+        count => format!("{} put back, ", counted(count as u64, "root")),
+    };
     let forgotten = report.lost.iter().filter(|lost| lost.forgotten).count();
     format!(
-        "{}: {format}{} records packed anew, {} packs indexed, {} of {} lost chunks are back, {} objects deleted, {} snapshots \
+        "{}: {format}{roots}{} records packed anew, {} packs indexed, {} of {} lost chunks are back, {} objects deleted, {} snapshots \
          still lack something, {forgotten} forgotten",
         report.repository,
         report.salvaged,

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use lifeboat_engine::JobError;
 use lifeboat_engine::forget::{ForgetReport, ForgetRequest};
 use lifeboat_engine::snapshot::Word;
-use lifeboat_engine::upkeep::{CheckReport, PruneReport};
+use lifeboat_engine::upkeep::{CheckFinding, CheckReport, PruneReport};
 use lifeboat_model::words::counted;
 
 use crate::args::{CheckArgs, ForgetArgs, HoldArgs, IdentityArgs, PruneArgs};
@@ -27,7 +27,7 @@ pub(crate) async fn check(session: &Session, args: CheckArgs) -> Result<Exit, Fa
         let names = args.accept_loss.iter().map(|name| request::root(name)).collect::<Result<Vec<_>, _>>()?;
         let accepted = lifeboat_engine::history::accept_losses(&host, from, &names).await;
         for root in running.done(accepted)? {
-            session.talk.note(&format!("noted: roots/snapshot/{root} is gone for good"));
+            session.talk.note(&format!("noted: roots/snapshot/{root} is given up"));
         }
     }
     let done = if args.since_last {
@@ -60,6 +60,13 @@ pub(crate) async fn check(session: &Session, args: CheckArgs) -> Result<Exit, Fa
     }
     if session.cancel.is_cancelled() {
         return Err(JobError::Cancelled.into());
+    }
+    let damaged = |finding: &&CheckFinding| finding.kind == "damaged" && finding.object.starts_with("roots/snapshot/");
+    if reports.iter().flat_map(|report| &report.errors).any(|finding| damaged(&finding)) {
+        session.talk.note(
+            "hint: `lifeboat repair` puts a damaged root back on a machine that keeps a copy, and else tells how to give \
+             it up",
+        );
     }
     let code = reports.iter().map(CheckReport::exit_code).max().unwrap_or_default();
     if code != 0 {

@@ -143,3 +143,72 @@ fn a_check_since_the_last_one_reads_what_is_new_and_a_share_of_the_rest() {
         assert!(said.code == 2 && said.err.contains(word), "{said:?}");
     }
 }
+
+/// Flips one bit of each file.
+fn damage(objects: &[PathBuf]) {
+    for object in objects {
+        let mut bytes = std::fs::read(object).expect("it");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::remove_file(object).expect("removed");
+        write(object, &bytes);
+    }
+}
+
+fn hash(root: &std::path::Path) -> &str {
+    root.file_name().and_then(|name| name.to_str()).expect("a hash")
+}
+
+#[test]
+fn a_damaged_root_is_put_back_from_what_a_machine_keeps_or_given_up() {
+    let place = place();
+    let roots = objects(&place, "main/roots/snapshot");
+    let whole: Vec<Vec<u8>> = roots.iter().map(|root| std::fs::read(root).expect("it")).collect();
+    damage(&roots);
+    let told = place.run(&["backup", "--label", "third"]).expect(3);
+    assert!(roots.iter().all(|root| told.err.contains(hash(root))), "{}", told.err);
+    let found = place.run(&CHECK).expect(1);
+    assert!(found.err.contains("`lifeboat repair` puts a damaged root back"), "{}", found.err);
+    let planned = place.run(&["repair", "--repository", "main", "--dry-run"]).expect(1);
+    assert!(planned.out.contains("put back, as this machine keeps it,"), "{}", planned.out);
+    assert!(place.run(&REPAIR).good().out.contains("2 roots put back"));
+    assert_eq!(roots.iter().map(|root| std::fs::read(root).expect("it")).collect::<Vec<_>>(), whole);
+    place.run(&CHECK).good();
+    place.run(&["backup"]).good();
+    assert_eq!(restored(&place, "first", "old.txt"), 0);
+
+    // A machine that keeps no copy.
+    let elsewhere = |args: &[&str]| place.run(&[args, &["--state-dir", &place.text("elsewhere")]].concat());
+    damage(&roots[..1]);
+    let left = elsewhere(&REPAIR).expect(1);
+    assert!(left.out.contains("nothing that a repair could mend"), "{}", left.out);
+    let accept = format!("--accept-loss {}", &hash(&roots[0])[..12]);
+    assert!(left.err.contains(hash(&roots[0])) && left.err.contains(&accept), "{}", left.err);
+    assert!(roots[0].exists());
+    elsewhere(&["check", "--from", "main", "--accept-loss", &hash(&roots[0])[..12]]).expect(1);
+    assert!(roots[0].exists(), "nothing goes before it was asked for");
+    let unasked = elsewhere(&["repair", "--repository", "main"]).expect(2);
+    assert!(unasked.err.contains(&format!("delete the damaged roots/snapshot/{}", hash(&roots[0]))), "{}", unasked.err);
+    elsewhere(&REPAIR).good();
+    assert!(!roots[0].exists());
+    // Nobody misses it, this machine neither.
+    for run in [&elsewhere as &dyn Fn(&[&str]) -> crate::harness::Outcome, &|args: &[&str]| place.run(args)] {
+        run(&CHECK).good();
+        run(&["backup"]).good();
+    }
+}
+
+#[test]
+fn a_damaged_format_is_put_back() {
+    let place = place();
+    let format = [place.path("main/format")];
+    let whole = std::fs::read(&format[0]).expect("it");
+    damage(&format);
+    let told = place.run(&CHECK).expect(1);
+    assert!(told.err.contains("`lifeboat repair` puts it back"), "{}", told.err);
+    let elsewhere = place.run(&[&REPAIR[..], &["--state-dir", &place.text("elsewhere")]].concat()).expect(1);
+    assert!(elsewhere.err.contains("format"), "{}", elsewhere.err);
+    place.run(&REPAIR).good();
+    assert_eq!(std::fs::read(&format[0]).expect("it"), whole);
+    place.run(&CHECK).good();
+}

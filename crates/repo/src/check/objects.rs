@@ -225,6 +225,8 @@ pub(super) async fn roots(
             Trouble::Fork { .. } => {
                 report.problem(ProblemKind::Chain, format!("chain of writer {}", finding.writer), finding);
             }
+            // Told above.
+            Trouble::Damaged { .. } => {}
             Trouble::Missing { root: gone, .. } | Trouble::Gap { missing: gone, .. } => {
                 report.problem(ProblemKind::Chain, kind.key(gone), finding);
             }

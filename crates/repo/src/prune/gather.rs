@@ -38,6 +38,9 @@ pub(super) struct Gathered {
     pub(super) roots: BTreeSet<String>,
     /// Lengths of all objects but packs and indexes.
     pub(super) lengths: HashMap<Key, u64>,
+    /// Run and renewal objects that cannot be read and are so old that they tell nothing: a run that gave
+    /// no other sign since counts as dead.
+    pub(super) spent: Vec<Key>,
     /// Domains that must be left alone, and why.
     pub(super) refusals: BTreeMap<u16, String>,
 }
@@ -65,7 +68,12 @@ pub(super) async fn gather(
     ctx: &RunContext,
 ) -> Result<Gathered, RepoError> {
     let all_roots = inventory::list(store, "roots/").await?;
-    let words = Words::read(store, access, report).await?;
+    let mut spent = Vec::new();
+    let is_old = |object: &ObjectMeta| {
+        let grace = Duration::from_secs(access.roster.grace_seconds) + store.capabilities().list_staleness;
+        later(object.stored_at, grace) < now
+    };
+    let words = Words::read(store, access, (&is_old, &mut spent), report).await?;
     let scan = Scan::read(store, access, ctx).await?;
     for (key, error) in &scan.bad {
         if !matches!(error, ObjectError::ForeignDomain) {
@@ -92,7 +100,13 @@ pub(super) async fn gather(
         tops: Vec::new(),
         marked: words.marks.iter().flat_map(|(_, m)| m.value.packs.iter().map(|(_, hash)| *hash)).collect(),
         roots: all_roots.iter().map(|object| object.key.to_string()).collect(),
-        lengths: all_roots.iter().map(|object| (object.key.clone(), object.bytes)).chain(words.lengths()).collect(),
+        lengths: all_roots
+            .iter()
+            .chain(&spent)
+            .map(|object| (object.key.clone(), object.bytes))
+            .chain(words.lengths())
+            .collect(),
+        spent: spent.into_iter().map(|object| object.key).collect(),
         refusals: BTreeMap::new(),
     };
     roots(&mut gathered, store, access, all_roots, &words).await?;
@@ -125,14 +139,30 @@ fn good<T>(found: Vec<Found<T>>, report: &mut PruneReport) -> Vec<(ObjectMeta, T
     values
 }
 
+/// The same, without those that are damaged and old.
+fn good_or_spent<T>(
+    mut found: Vec<Found<T>>,
+    (is_old, spent): (&impl Fn(&ObjectMeta) -> bool, &mut Vec<ObjectMeta>),
+    report: &mut PruneReport,
+) -> Vec<(ObjectMeta, T)> {
+    let is_spent = |(object, value): &mut Found<T>| matches!(value, Err(ObjectError::WrongHash)) && is_old(object);
+    spent.extend(found.extract_if(.., is_spent).map(|(object, _)| object));
+    good(found, report)
+}
+
 impl Words {
-    async fn read(store: &Arc<dyn Store>, access: &Access, report: &mut PruneReport) -> Result<Self, RepoError> {
+    async fn read(
+        store: &Arc<dyn Store>,
+        access: &Access,
+        (is_old, spent): (&impl Fn(&ObjectMeta) -> bool, &mut Vec<ObjectMeta>),
+        report: &mut PruneReport,
+    ) -> Result<Self, RepoError> {
         Ok(Self {
             // Marks before runs: a run that saw a mark told so before.
             marks: good(inventory::small(store, access).await?, report),
             deleting: good(inventory::small(store, access).await?, report),
-            runs: good(inventory::small(store, access).await?, report),
-            renewals: good(inventory::small(store, access).await?, report),
+            runs: good_or_spent(inventory::small(store, access).await?, (is_old, spent), report),
+            renewals: good_or_spent(inventory::small(store, access).await?, (is_old, spent), report),
             forgets: good(inventory::small(store, access).await?, report),
             voids: good(inventory::small(store, access).await?, report),
         })

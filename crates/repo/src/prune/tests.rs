@@ -340,3 +340,32 @@ async fn a_void_root_that_is_deleted_leaves_no_hole_in_its_chain() {
     assert_eq!((list.snapshots.len(), list.findings), (2, vec![]), "the void one is gone, and nobody is alarmed");
     assert!(house.names("void/").await.is_empty());
 }
+
+#[tokio::test]
+async fn damaged_words_of_runs_go_when_they_can_tell_of_no_open_run_any_more() {
+    let mut house = House::new().await;
+    let content = files(1, &["a", "b"], 2);
+    let id = house.backup(&content).await;
+    let mut words = house.names("run/").await;
+    words.extend(house.names("renewal/").await);
+    assert!(words.len() >= 2, "{words:?}");
+    for name in &words {
+        let key = lifeboat_store::Key::new(name.as_str()).expect("a name");
+        let mut bytes = house.store.get(&key, None).await.expect("got").to_vec();
+        bytes[20] ^= 1;
+        house.store.put(&key, bytes.into(), lifeboat_store::PutMode::Replace).await.expect("put");
+    }
+    let young = house.prune().await;
+    assert_eq!((young.deleted_objects, young.problems.len()), (0, words.len()), "{young:?}");
+    house.wait();
+    let repository = open(&house.store, &house.repository.maintainer, &house.ctx).await;
+    let options = PruneOptions { dry_run: true, ..PruneOptions::default() };
+    let planned = prune(&repository, &options, &house.ctx).await.expect("a plan");
+    let done = house.prune().await;
+    for report in [&planned, &done] {
+        assert_eq!((report.deleted_objects, report.problems.len()), (words.len() as u64, 0), "{report:?}");
+        assert!(report.deleted_bytes > 0);
+    }
+    assert!(house.names("run/").await.is_empty() && house.names("renewal/").await.is_empty());
+    house.restores(id, &content).await;
+}

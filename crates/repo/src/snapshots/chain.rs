@@ -42,6 +42,11 @@ pub enum Trouble {
         /// The one that is gone.
         missing: ObjectHash,
     },
+    /// A root is in the store, and its bytes are not what was written.
+    Damaged {
+        /// The root.
+        root: ObjectHash,
+    },
     /// A root cites a newer roster than any that the store shows.
     NewerRoster {
         /// The root that is there.
@@ -67,7 +72,7 @@ impl Trouble {
         match self {
             Self::Missing { root, .. } => Some(*root),
             Self::Gap { missing, .. } => Some(*missing),
-            Self::NewerRoster { .. } | Self::Fork { .. } => None,
+            Self::Damaged { .. } | Self::NewerRoster { .. } | Self::Fork { .. } => None,
         }
     }
 }
@@ -84,6 +89,12 @@ impl fmt::Display for ChainFinding {
             }
             Trouble::Gap { after, missing } => {
                 write!(f, "the snapshot {after} follows roots/snapshot/{missing}, which is gone, and nobody forgot it")
+            }
+            Trouble::Damaged { root } => {
+                write!(
+                    f,
+                    "roots/snapshot/{root} is damaged in the store; `lifeboat repair` mends it or tells what to do"
+                )
             }
             Trouble::NewerRoster { root, cited: (number, hash), newest } => {
                 write!(
@@ -134,9 +145,18 @@ pub(super) fn examine(
     let gone = |hash: &ObjectHash| {
         !list.roots.contains(hash) && !verdicts.forgotten(&SnapshotId(hash.0)) && !accepted.contains(hash)
     };
+    let damaged = list.damaged();
     let mut findings: Vec<_> = newer_roster(list, roster).into_iter().collect();
     for (&(writer, source_tag), chain) in &chains {
         let mut add = |trouble| findings.push(ChainFinding { writer, source_tag, trouble });
+        let infos = || chain.values().flatten();
+        let heads = remembered.iter().filter(|head| (head.writer, head.source) == (writer, source_tag));
+        let known = infos().flat_map(|info| [Some(ObjectHash(info.id.0)), info.header.previous]).flatten();
+        let known: BTreeSet<ObjectHash> = known.chain(heads.map(|head| head.root)).collect();
+        let told = |root: &ObjectHash| !verdicts.forgotten(&SnapshotId(root.0)) && !accepted.contains(root);
+        for root in known.intersection(&damaged).copied().filter(told) {
+            add(Trouble::Damaged { root });
+        }
         for (&sequence, infos) in chain {
             if infos.len() > 1 {
                 add(Trouble::Fork { sequence, roots: infos.iter().map(|info| info.id).collect() });

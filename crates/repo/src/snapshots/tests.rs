@@ -258,9 +258,11 @@ async fn the_newest_system_is_that_of_the_end_of_the_chain_whatever_the_store_da
     flip(&hand, ids[1]).await;
     // The local copy of the damaged root is whole, and the store says that it came last.
     let mut list = listed(&hand, &hand.test.writer, &[]).await;
-    assert_eq!(list.snapshots.last().map(|info| info.id), Some(ids[1]));
     assert_eq!(newest(&list), Some(ids[2]));
     // The same where another writer made it: then the signed times decide.
+    for info in &mut list.snapshots {
+        info.stored_at += Duration::from_secs(u64::from(info.id == ids[1]));
+    }
     let other = list.snapshots.iter_mut().find(|info| info.id == ids[1]).expect("listed");
     other.writer = VerifyKey([9; 32]);
     let later = list.snapshots.iter_mut().find(|info| info.id == ids[2]).expect("listed");
@@ -271,4 +273,43 @@ async fn the_newest_system_is_that_of_the_end_of_the_chain_whatever_the_store_da
     other.header.time += Duration::from_secs(1 << 32);
     other.stored_at = other.stored_at.min(TestRepository::start());
     assert_eq!(newest(&list), Some(ids[2]));
+}
+
+#[tokio::test]
+async fn a_root_that_is_damaged_in_the_store_is_told_and_counts_by_its_local_copy_at_its_time() {
+    let hand = Hand::new().await;
+    let ids = three(&hand).await;
+    let before = listed(&hand, &hand.test.identity, &[]).await;
+    let heads = before.heads();
+    flip(&hand, ids[1]).await;
+    flip(&hand, ids[2]).await;
+    let after = listed(&hand, &hand.test.identity, &heads).await;
+    assert_eq!(after.snapshots, before.snapshots);
+    let told: Vec<&str> = after.refused.iter().map(|refused| refused.object.as_str()).collect();
+    let mut damaged = [key(ids[1]), key(ids[2])];
+    damaged.sort();
+    assert_eq!(told, damaged.each_ref().map(lifeboat_store::Key::as_str));
+    let troubles = |list: &SnapshotList| list.findings.iter().map(|found| found.trouble.clone()).collect::<Vec<_>>();
+    let mut roots = [ids[1], ids[2]].map(|id| ObjectHash(id.0));
+    roots.sort();
+    assert_eq!(troubles(&after), roots.map(|root| Trouble::Damaged { root }));
+    // Who keeps no copy knows them by the chain, and by the head that it remembers.
+    let other = tempfile::tempdir().expect("a directory");
+    let blank = Repository::open(Arc::new(hand.store.clone()), hand.test.identity.clone(), other.path()).await;
+    let blank = blank.expect("opened").snapshots(&heads).await.expect("listed");
+    assert_eq!((blank.snapshots.len(), troubles(&blank)), (1, vec![Trouble::Damaged { root: ObjectHash(ids[2].0) }]));
+    assert_eq!(blank.damaged(), roots.into());
+}
+
+#[tokio::test]
+async fn a_root_is_no_newer_than_the_one_that_follows_it() {
+    let hand = Hand::new().await;
+    let ids = three(&hand).await;
+    let bytes = hand.store.get(&key(ids[0]), None).await.expect("got");
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    // As a repair puts it back.
+    hand.put(&key(ids[0]), bytes).await;
+    let list = listed(&hand, &hand.test.identity, &[]).await;
+    assert_eq!(list.snapshots.iter().map(|info| info.id).collect::<Vec<_>>(), ids);
+    assert_eq!(list.snapshots[0].stored_at, list.snapshots[1].stored_at);
 }

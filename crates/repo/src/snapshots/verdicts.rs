@@ -10,7 +10,7 @@ use super::{Refused, SnapshotInfo, Summary};
 use crate::access::Access;
 use crate::crypt::VerifyKey;
 use crate::error::RepoError;
-use crate::local::LocalObjects;
+use crate::local::{Loaded, LocalObjects};
 use crate::object::ObjectError;
 use crate::root::{Root, RootBody};
 use crate::sealed::{Role, Signed};
@@ -123,9 +123,12 @@ async fn each<T: Small>(
     refused: &mut Vec<Refused>,
     mut take: impl FnMut(Signed<T>, Timestamp),
 ) -> Result<(), RepoError> {
-    let all = local.each(store, T::TYPE, |(listed, bytes)| {
+    let all = local.each(store, T::TYPE, |Loaded { listed, bytes, damage }| {
         match bytes.and_then(|bytes| decode::<T>(access, listed.hash, &bytes)) {
-            Ok(signed) => take(signed, listed.stored_at),
+            Ok(signed) => {
+                take(signed, listed.stored_at);
+                refused.extend(damage.map(|why| Refused { object: T::TYPE.key(listed.hash).to_string(), why }));
+            }
             Err(ObjectError::ForeignDomain) => {}
             Err(why) => refused.push(Refused { object: T::TYPE.key(listed.hash).to_string(), why }),
         }

@@ -8,6 +8,7 @@ use super::{Chain, Sealed, SnapshotStats, SnapshotWriter, scratch_error};
 use crate::content::IdFile;
 use crate::crypt::Secret;
 use crate::error::RepoError;
+use crate::local::LocalObjects;
 use crate::object::ObjectType;
 use crate::pack::PackKind;
 use crate::parent::ParentWriter;
@@ -160,7 +161,10 @@ impl SnapshotWriter {
         };
         let (id, bytes) = root::encode(&header, &RootRefs { top: refs }, &body, &keys);
         let hash = ObjectHash(id.0);
-        put_object(self.store.as_ref(), &ObjectType::SnapshotRoot.key(hash), bytes).await?;
+        put_object(self.store.as_ref(), &ObjectType::SnapshotRoot.key(hash), bytes.clone()).await?;
+        // Until a list tells when the store took it. Should it be damaged there, a repair has it here.
+        let kept = LocalObjects::new(&self.state.objects());
+        kept.keep(ObjectType::SnapshotRoot, (hash, bytes), time).await?;
         let head =
             RememberedHead { writer: sign.verify_key(), source: self.source_tag, sequence: sequence + 1, root: hash };
         Ok(Sealed { id, head, time, stats, problems })
