@@ -84,7 +84,10 @@ impl Owner<'_> {
         }
         let mut mine: Option<Draft> = None;
         for _ in 0..ROUNDS {
-            let Some(base) = self.missing(&tops, mine.as_ref(), &mut apply)? else {
+            // A fork that was there before is ended, though all have the change. One that two owners make at
+            // once is left: each would make the next.
+            let ends_fork = mine.is_none() && tops.len() > 1;
+            let Some(base) = self.missing(&tops, mine.as_ref(), ends_fork, &mut apply)? else {
                 let roster = tops.swap_remove(0).roster;
                 let remembered = Remembered::next(self.remembered, identity.repository, &roster);
                 return Ok(Changed { roster, remembered, warnings });
@@ -97,11 +100,12 @@ impl Owner<'_> {
     }
 
     /// The next draft, on top of a newest roster that lacks the change; `None` where all have it
-    /// and no secret that was put is left behind.
+    /// and no secret that was put is left behind. To end a fork there is always one.
     fn missing(
         &self,
         tops: &[Draft],
         mine: Option<&Draft>,
+        ends_fork: bool,
         apply: &mut impl FnMut(&mut Draft) -> Result<Applied, RepoError>,
     ) -> Result<Option<Draft>, RepoError> {
         for top in tops {
@@ -115,7 +119,8 @@ impl Owner<'_> {
                 return Ok(Some(draft));
             }
         }
-        Ok(None)
+        let first = tops.first().filter(|_| ends_fork).cloned();
+        first.map(|draft| check_complete(&draft).map(|()| draft)).transpose()
     }
 
     /// The newest rosters, the one that holds first, each with everything that any of them knows.

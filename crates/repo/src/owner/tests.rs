@@ -351,6 +351,26 @@ async fn of_two_rosters_with_one_number_all_readers_take_the_same_and_say_so() {
     assert_eq!((opened.access.roster.grace_seconds, opened.warnings), (300, vec![]));
 }
 
+#[tokio::test]
+async fn the_same_command_again_ends_a_fork_in_which_both_rosters_have_its_change() {
+    let repository = repository().await;
+    let late: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    copy_all(&repository.store, &late).await;
+    for (store, seconds) in [(&repository.store, 0), (&late, 1)] {
+        let now = TestRepository::start() + jiff::SignedDuration::from_secs(seconds);
+        Owner { now, ..owner_in(store, &repository.owner) }.set_grace(61).await.expect("changed");
+    }
+    copy_all(&late, &repository.store).await;
+    let keys = || writer(repository.writer_key.clone());
+    let forked = open(&repository.store, keys()).await.expect("opens").warnings;
+    assert!(matches!(forked[..], [OpenWarning::Fork { number: 2, count: 2 }]), "{forked:?}");
+    let again = owner(&repository).set_grace(61).await.expect("ended");
+    assert_eq!((again.roster.number, again.roster.grace_seconds), (3, 61));
+    assert_eq!(open(&repository.store, keys()).await.expect("opens").warnings, []);
+    let same = owner(&repository).set_grace(61).await.expect("nothing to do");
+    assert_eq!(same.roster, again.roster);
+}
+
 async fn copy_all(from: &Arc<dyn Store>, to: &Arc<dyn Store>) {
     use futures::StreamExt;
     let keys: Vec<Key> = from.list("").map(|meta| meta.expect("listed").key).collect().await;
