@@ -69,13 +69,6 @@ impl<'a> Archive<'a> {
         let bad = |line: &str| SourceError::at(&path, format!("{line:?} is no line of a list of large objects"));
         text.lines().map(|line| parse(line).ok_or_else(|| bad(line))).collect()
     }
-
-    /// The encoding of its texts, in the server's words.
-    pub(super) fn encoding(&self) -> &str {
-        let entry = self.toc.entries.iter().find(|entry| entry.is("ENCODING"));
-        let statement = entry.and_then(|entry| entry.definition_text().ok()).unwrap_or_default();
-        statement.split('\'').nth(1).unwrap_or("UTF8")
-    }
 }
 
 /// The databases of a snapshot, in the order of their directories.

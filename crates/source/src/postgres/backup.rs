@@ -17,7 +17,9 @@ use lifeboat_model::{EntryKind, EntryMeta, EntryPath, RecoveryPoint};
 use tokio::task::JoinSet;
 
 use super::client::{Server, Session, denied, failure};
-use super::data::{LARGE_OBJECT_PIECE, LargeObjectBody, ReadingFailed, TableBody, Watch, large_object_piece, shaped};
+use super::data::{
+    LARGE_OBJECT_PIECE, LargeObjectBody, ReadingFailed, TableBody, Watch, copy_in, large_object_piece, shaped,
+};
 use super::layout::{self, Counts, TableCount};
 use super::toc::{Toc, TocEntry};
 use super::tool::Tools;
@@ -69,7 +71,7 @@ pub(super) async fn run(
     ctx: &RunContext,
 ) -> Result<RecoveryPoint, SourceError> {
     let session = server.connect(&server.url.database).await?;
-    session.prepare_exact_values().await?;
+    session.prepare_reading().await?;
     let facts = Facts::of(&session).await?;
     let tools = Tools::find(facts.major, &config.tool_dirs, &ctx.cancel).await?;
     let databases = choose_databases(config, &session, ctx).await?;
@@ -160,7 +162,7 @@ enum Task {
 impl Dump {
     async fn run(self: &Arc<Self>, tools: &Tools, jobs: usize) -> Result<Timestamp, SourceError> {
         let leader = self.server.connect(&self.database).await?;
-        leader.prepare_exact_values().await?;
+        leader.prepare_reading().await?;
         leader.run("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY", "starting a transaction").await?;
         let exported = self.ctx.clock.now();
         let snapshot = leader.text("SELECT pg_catalog.pg_export_snapshot()", "exporting a snapshot").await?;
@@ -291,7 +293,10 @@ impl Dump {
                 source: None,
             })?;
             total += table.bytes;
-            sized.push((table.bytes, Task::Table { file, name: table.name.clone(), copy: table.copy_statement() }));
+            sized.push((
+                table.bytes,
+                Task::Table { file, name: table.name.clone(), copy: table.copy_statement(toc.encoding()) },
+            ));
         }
         sized.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
         let count = large_objects.len() as u64;
@@ -341,7 +346,7 @@ impl Dump {
         let (root, next) = (&reading.root, || locked(&reading.queue).pop_front());
         let Some(mut task) = next() else { return Ok(()) };
         let session = self.server.connect(&self.database).await?;
-        session.prepare_exact_values().await?;
+        session.prepare_reading().await?;
         let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET TRANSACTION SNAPSHOT {}",
             super::sql::literal(&reading.snapshot)
@@ -431,13 +436,14 @@ fn of_server(error: SourceError) -> SourceError {
 
 impl Table {
     /// The statement that `pg_dump` would read it with.
-    fn copy_statement(&self) -> String {
+    fn copy_statement(&self, encoding: &str) -> String {
         let columns = self.columns.as_deref().unwrap_or_default();
-        match (&self.condition, columns.is_empty()) {
+        let copy = match (&self.condition, columns.is_empty()) {
             (Some(condition), _) => format!("COPY (SELECT {columns} FROM {} {condition}) TO STDOUT", self.name),
             (None, true) => format!("COPY {} TO STDOUT", self.name),
             (None, false) => format!("COPY {} ({columns}) TO STDOUT", self.name),
-        }
+        };
+        copy_in(copy, encoding)
     }
 }
 

@@ -181,7 +181,7 @@ impl Session {
         })
     }
 
-    /// Settings under which values are written and read exactly, the same as `pg_dump` makes.
+    /// Settings under which values are written and read exactly, as `pg_dump` makes them.
     ///
     /// # Errors
     /// [`SourceError::Failed`] where the server refuses one.
@@ -192,11 +192,20 @@ impl Session {
             SET idle_in_transaction_session_timeout = 0; SET row_security = off;
             SET check_function_bodies = off; SET xmloption = content; SET client_min_messages = warning;
             SET standard_conforming_strings = on; SET default_transaction_read_only = off;
-            SELECT pg_catalog.set_config(s.name, newer.value, false) FROM pg_catalog.pg_settings s
-              JOIN (VALUES ('transaction_timeout', '0'),
-                           ('restrict_nonsystem_relation_kind', 'view, foreign-table')) newer (name, value)
-                ON s.name = newer.name";
+            SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout'";
         self.run(settings, "preparing a session").await
+    }
+
+    /// The same for a session that reads alone: as in `pg_dump`'s own no view or foreign table can slip in
+    /// where a table is read. Never for one that restores, whose materialized views and checks read views.
+    ///
+    /// # Errors
+    /// [`SourceError::Failed`] where the server refuses a setting.
+    pub async fn prepare_reading(&self) -> Result<(), SourceError> {
+        self.prepare_exact_values().await?;
+        let restrict = "SELECT pg_catalog.set_config(name, 'view, foreign-table', false) \
+            FROM pg_catalog.pg_settings WHERE name = 'restrict_nonsystem_relation_kind'";
+        self.run(restrict, "preparing a session").await
     }
 
     /// Says good-bye; unlike a drop it leaves no complaint in the server's log.
@@ -286,6 +295,10 @@ impl ServerError {
             ),
             "40P01" => Some("run it again; with --jobs 1 nothing can wait for each other"),
             "53100" => Some("make room on the disk of the server"),
+            "22021" | "22P05" => Some(
+                "a name or a value of this database is in no encoding that can be read as UTF-8: rename what bears it, \
+                 or leave the database out by `databases`",
+            ),
             "53300" => Some("the server has no free connection: raise max_connections or lower backup.jobs"),
             _ => None,
         }

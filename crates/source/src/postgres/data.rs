@@ -11,6 +11,7 @@ use lifeboat_model::flow::{Body, BodyError, BodyRead, Cancel, Monitor, PIECE_BYT
 use tokio_postgres::{Client, CopyOutStream};
 
 use super::client::ServerError;
+use super::sql::literal;
 
 /// What `pg_dump` writes behind the rows of a table in the directory format.
 pub(super) const TABLE_END: &[u8] = b"\\.\n\n\n";
@@ -24,6 +25,11 @@ pub(super) struct ReadingFailed {
     pub(super) what: String,
     #[source]
     pub(super) source: ServerError,
+}
+
+/// A `COPY` whose rows are in this encoding; without a word of it they are in that of our sessions.
+pub(super) fn copy_in(copy: String, encoding: &str) -> String {
+    if encoding == "UTF8" { copy } else { format!("{copy} WITH (ENCODING {})", literal(encoding)) }
 }
 
 /// The body of bytes that are in memory, whatever their length.

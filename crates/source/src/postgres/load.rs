@@ -14,7 +14,7 @@ use tokio_postgres::CopyInSink;
 
 use super::archive::Archive;
 use super::client::{Server, ServerError, Session, failure};
-use super::data::Watch;
+use super::data::{Watch, copy_in};
 use super::toc::{TocEntry, text};
 use crate::SourceError;
 
@@ -134,10 +134,7 @@ pub(super) async fn table(
     let what = format!("table {} of database {:?}", entry.label(), archive.database);
     let failed = |error| failure(format!("restoring {what} failed"), None, error);
     let statement = text(&entry.copy).map_err(|error| SourceError::at(&archive.root, error))?;
-    let mut statement = statement.trim_end().trim_end_matches(';').to_owned();
-    if archive.encoding() != "UTF8" {
-        statement = format!("{statement} WITH (ENCODING '{}')", archive.encoding());
-    }
+    let statement = copy_in(statement.trim_end().trim_end_matches(';').to_owned(), archive.toc.encoding());
     let rows = session.client().copy_in(&statement).await.map_err(failed)?;
     let watch = Watch { cancel: ctx.cancel.clone(), monitor: std::sync::Arc::clone(&ctx.monitor) };
     let mut target = Rows { rows: Box::pin(rows), watch };

@@ -309,16 +309,18 @@ async fn in_one_transaction(
     }
     out.problems.append(&mut parts.left_out);
     let scratch = work.write_toc(&parts.toc)?;
+    let before = script(work, database, scratch.path(), &["--section=pre-data", "--section=data"]).await?;
+    let after = script(work, database, scratch.path(), &["--section=post-data"]).await?;
     session.run("BEGIN", "starting a transaction").await?;
     if work.replace {
         drop_existing(&session, &parts.toc).await?;
     }
-    run_script(work, &session, scratch.path(), &["--section=pre-data", "--section=data"]).await?;
+    run_script(&session, &before).await?;
     let loaded = Loaded::default();
     for entry in parts.toc.entries.iter().filter(|entry| entry.has_data && entry.is("TABLE DATA")) {
         load::table(&session, archive, entry, &loaded, work.ctx).await?;
     }
-    run_script(work, &session, scratch.path(), &["--section=post-data"]).await?;
+    run_script(&session, &after).await?;
     session.run("COMMIT", "ending the transaction").await?;
     session.close().await;
     out.entries += loaded.entries.into_inner();
@@ -326,23 +328,30 @@ async fn in_one_transaction(
     Ok(())
 }
 
-/// Runs what `pg_restore` would, inside of our transaction.
-async fn run_script(
+/// What `pg_restore` would run.
+async fn script(
     work: &Work<'_>,
-    session: &Session,
+    database: &str,
     dir: &std::path::Path,
     sections: &[&str],
-) -> Result<(), SourceError> {
-    let failed = |error: Box<dyn std::error::Error + Send + Sync>| SourceError::Failed {
+) -> Result<String, SourceError> {
+    let mut command = work.server.tool(&work.tools.path("pg_restore"), database);
+    command = command.args(["--format=directory", "--file=-"]).args(sections).arg(dir);
+    let script = command.run(SCRIPT_BYTES_MAX, &work.ctx.cancel).await.map_err(|error| SourceError::Failed {
         what: "reading the statements of the parts failed".to_owned(),
         hint: None,
-        source: Some(error),
-    };
-    let mut command = work.server.tool(&work.tools.path("pg_restore"), session.database());
-    command = command.args(["--format=directory", "--file=-"]).args(sections).arg(dir);
-    let script = command.run(SCRIPT_BYTES_MAX, &work.ctx.cancel).await.map_err(|error| failed(Box::new(error)))?;
-    let script = String::from_utf8(script.to_vec()).map_err(|error| failed(Box::new(error)))?;
-    for (object, statement) in sql::objects(&script) {
+        source: Some(Box::new(error)),
+    })?;
+    String::from_utf8(script.to_vec()).map_err(|error| SourceError::Failed {
+        what: format!("a definition of the parts holds what is no UTF-8, in database {database:?}"),
+        hint: Some("restore the whole database, beside another one: --only DATABASE --rename DATABASE=COPY".to_owned()),
+        source: Some(Box::new(error.utf8_error())),
+    })
+}
+
+/// Runs it inside of our transaction.
+async fn run_script(session: &Session, script: &str) -> Result<(), SourceError> {
+    for (object, statement) in sql::objects(script) {
         // Older servers do not know it, and it is off in our sessions.
         if statement.starts_with("SET transaction_timeout") {
             continue;

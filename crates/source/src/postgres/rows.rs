@@ -9,9 +9,9 @@ use lifeboat_model::flow::{BodyError, ContentSink, Piece};
 
 use super::archive::Archive;
 use super::client::{ServerError, Session};
-use super::data::{LARGE_OBJECT_PIECE, TABLE_END, large_object_piece};
+use super::data::{LARGE_OBJECT_PIECE, TABLE_END, copy_in, large_object_piece};
 use super::sql;
-use super::toc::{TocEntry, text};
+use super::toc::{Toc, text};
 use super::verify::differ;
 use crate::{SourceError, Verified};
 
@@ -108,9 +108,9 @@ pub(super) struct Group<'a> {
 }
 
 /// The table data of an archive by what has to be read to compare it.
-pub(super) async fn groups<'a>(session: &Session, entries: &'a [TocEntry]) -> Result<Vec<Group<'a>>, SourceError> {
+pub(super) async fn groups<'a>(session: &Session, toc: &'a Toc) -> Result<Vec<Group<'a>>, SourceError> {
     let mut groups: BTreeMap<String, Group<'a>> = BTreeMap::new();
-    for entry in entries.iter().filter(|entry| entry.has_data && entry.is("TABLE DATA")) {
+    for entry in toc.entries.iter().filter(|entry| entry.has_data && entry.is("TABLE DATA")) {
         let copy = text(&entry.copy).map_err(|error| SourceError::Failed {
             what: format!("the name of table {} cannot be read", entry.label()),
             hint: None,
@@ -129,6 +129,7 @@ pub(super) async fn groups<'a>(session: &Session, entries: &'a [TocEntry]) -> Re
             (None, true) => format!("COPY (SELECT {columns} FROM {table}) TO STDOUT"),
             (Some(condition), _) => format!("COPY (SELECT {columns} FROM {table} {condition}) TO STDOUT"),
         };
+        let query = copy_in(query, toc.encoding());
         let group = groups.entry(query.clone()).or_default();
         group.files.push(entry.file.as_deref().unwrap_or_default());
         group.query = query;

@@ -91,7 +91,8 @@ fn objects(toc: &Toc, by: By) -> BTreeMap<Key<'_>, Vec<(&TocEntry, Object<'_>)>>
 
 /// `database` is the name that stands in what belongs to the database itself: it may have another now.
 fn object<'a>(entry: &'a TocEntry, by: By, database: Option<&str>) -> Object<'a> {
-    let raw = entry.definition_text().unwrap_or_default();
+    let raw = String::from_utf8_lossy(entry.definition.as_deref().unwrap_or_default());
+    let raw = raw.as_ref();
     let renamed = database.map(|database| sql::rename_database(raw, database, "DATABASE"));
     let definition = renamed.as_deref().unwrap_or(raw);
     let definition = if kind_in(entry, &UNORDERED) {

@@ -259,6 +259,14 @@ impl Toc {
         }
     }
 
+    /// The encoding of its texts and of the rows beside it, in the server's words.
+    #[must_use]
+    pub fn encoding(&self) -> &str {
+        let entry = self.entries.iter().find(|entry| entry.is("ENCODING"));
+        let statement = entry.and_then(|entry| entry.definition_text().ok()).unwrap_or_default();
+        statement.split('\'').nth(1).unwrap_or("UTF8")
+    }
+
     /// The major version of the `pg_dump` that wrote it.
     #[must_use]
     pub fn dump_major(&self) -> Option<u32> {

@@ -52,7 +52,7 @@ pub(super) async fn run(
                 return Err(error);
             }
         };
-        session.prepare_exact_values().await?;
+        session.prepare_reading().await?;
         session.run("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY", "starting a transaction").await?;
         ctx.monitor.begin(&format!("database {}", aim.to), None);
         let mut toc = selected(aim, &archive.toc)?;
@@ -61,7 +61,7 @@ pub(super) async fn run(
             // A table that is not there was told.
             toc.entries.retain(|entry| !entry.is("TABLE DATA") || now.contains(&owned(name_of(entry))));
         }
-        for group in groups(&session, &toc.entries).await? {
+        for group in groups(&session, &toc).await? {
             if ctx.cancel.is_cancelled() {
                 return Err(SourceError::Cancelled);
             }

@@ -7,7 +7,7 @@ use lifeboat_source::{RestoreOptions, SourceError, Target, TargetInventory};
 use lifeboat_testkit::postgres::PostgresServer;
 use lifeboat_testkit::snapshot::FakeSnapshot;
 
-use crate::fixture::{back_up, config, dump_text};
+use crate::fixture::{back_up, config, dump_text, versions};
 use crate::restore::{differences, only, replacing, restore};
 
 /// A registry as a civil registration system has it, and a second database.
@@ -212,6 +212,33 @@ async fn a_replacement_that_something_else_depends_on_is_refused_by_the_dry_run(
         let seen = look(&server, &snapshot, &RestoreOptions { replace: true, ..only(&["events/log"]) }).await;
         let occupied = seen.expect("looked at").occupied;
         assert!(occupied.contains(&"events: app.log_3 (a partition that is not selected)".to_owned()), "{occupied:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_materialized_view_and_a_check_that_read_a_view_come_back_with_their_schema() {
+    for server in versions("a_materialized_view_and_a_check") {
+        server.sql("postgres", "CREATE DATABASE events");
+        server.sql(
+            "events",
+            "CREATE SCHEMA app; CREATE TABLE app.t (a int); CREATE VIEW app.v AS SELECT sum(a) AS a FROM app.t;
+             CREATE FUNCTION app.seen() RETURNS bool LANGUAGE sql AS 'SELECT count(*) >= 0 FROM app.v';
+             CREATE TABLE app.checked (a int CHECK (app.seen())); INSERT INTO app.checked VALUES (1);
+             INSERT INTO app.t VALUES (3), (4); CREATE MATERIALIZED VIEW app.mv AS SELECT a FROM app.v;",
+        );
+        let (before, version) = (dump_text(&server, "events"), server.major());
+        let snapshot = back_up(config(&server)).await.expect("a backup");
+        let mended = async |change: &str, parts: &[&str], replace: bool| {
+            server.sql(if change.contains("DATABASE") { "postgres" } else { "events" }, change);
+            let options = RestoreOptions { replace, ..only(parts) };
+            assert_eq!(restore(&server, &snapshot, &options).await.expect(change).problems, [""; 0]);
+            assert_eq!(server.sql("events", "SELECT a FROM app.mv"), "7", "PostgreSQL {version}");
+            assert_eq!(dump_text(&server, "events"), before, "PostgreSQL {version}");
+        };
+        mended("DROP SCHEMA app CASCADE", &["events/app"], false).await;
+        mended("DROP DATABASE events", &["events"], false).await;
+        let three = ["events/app.t", "events/app.v", "events/app.mv"];
+        mended("DELETE FROM app.t; REFRESH MATERIALIZED VIEW app.mv", &three, true).await;
     }
 }
 
