@@ -163,7 +163,11 @@ impl Site {
         let found = Repair::look(&target, scope, &[], &self.ctx).await?;
         found.mend(&target, &self.ctx).await?;
         let mut left = found.look_again(&target, &self.ctx).await?;
-        if left.lost_chunks() > 0 {
+        // What was lost may hide that more is.
+        for _ in 0..4 {
+            if left.lost_chunks() == 0 {
+                break;
+            }
             left.quarantine(&target, &self.ctx).await?;
             for hit in left.lost(&target).await? {
                 let content = self.home.sealed.get(&hit.id);

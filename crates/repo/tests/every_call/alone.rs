@@ -94,57 +94,49 @@ async fn try_one(base: &Site, act: Act, stage: Stage, fault: Fault, number: u64)
     }
 }
 
-/// Tries every fault at every call of an operation; how many cases that were.
-async fn every_call(act: Act, stage: Stage) -> u64 {
+/// Tries every fault at every call of an operation.
+async fn every_call(act: Act, stage: Stage) {
     let base = Box::pin(history(stage)).await;
     let site = base.fork(false);
     let machine = Machine::sound(&site.clock);
     act.run(&site, &machine).await.unwrap_or_else(|error| panic!("{act:?} ({stage:?}): {error}"));
     let usual = (machine.calls().len() as u64 / USUAL).max(3);
-    let mut tried = 0;
     for (shift, fault) in (0..).zip(Fault::ALL) {
         for (number, call) in (0..).zip(machine.calls()) {
             if call.minds(fault) && effort::is_tried(number, shift, usual) {
                 Box::pin(try_one(&base, act, stage, fault, number)).await;
-                tried += 1;
             }
         }
     }
-    tried
 }
 
 #[tokio::test]
 async fn a_backup() {
-    let tried = every_call(Act::Backup, Stage::Marked).await + every_call(Act::Backup, Stage::Unmarked).await;
-    assert!(tried > 20, "{tried} cases");
+    every_call(Act::Backup, Stage::Marked).await;
+    every_call(Act::Backup, Stage::Unmarked).await;
 }
 
 #[tokio::test]
 async fn a_forget_and_a_prune_at_each_of_its_steps() {
-    let mut tried = every_call(Act::Forget, Stage::Unmarked).await;
+    every_call(Act::Forget, Stage::Unmarked).await;
     for stage in [Stage::Unmarked, Stage::Marked, Stage::Deleted] {
-        tried += every_call(Act::Prune, stage).await;
+        every_call(Act::Prune, stage).await;
     }
-    assert!(tried > 20, "{tried} cases");
 }
 
 #[tokio::test]
 async fn a_copy() {
-    let tried = every_call(Act::Copy, Stage::Marked).await;
-    assert!(tried > 20, "{tried} cases");
+    every_call(Act::Copy, Stage::Marked).await;
 }
 
 #[tokio::test]
 async fn a_change_of_who_may_do_what() {
-    let mut tried = 0;
     for act in Act::OF_OWNERS {
-        tried += every_call(act, Stage::Unmarked).await;
+        every_call(act, Stage::Unmarked).await;
     }
-    assert!(tried > 20, "{tried} cases");
 }
 
 #[tokio::test]
 async fn a_repair() {
-    let tried = every_call(Act::Repair, Stage::Damaged).await;
-    assert!(tried > 20, "{tried} cases");
+    every_call(Act::Repair, Stage::Damaged).await;
 }
