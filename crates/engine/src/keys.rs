@@ -54,15 +54,24 @@ pub(crate) fn load(host: &Host<'_>, config: &RepositoryConfig, need: Need) -> Re
     let writer = there(&config.writer_key_file);
     let maintainer = there(&config.maintainer_key_file);
     let identity = there(&config.identity_file);
+    // A list does with less.
+    let mut unusable = Vec::new();
+    let mut or_less = |error: JobError| if need == Need::List { Ok(unusable.push(error)) } else { Err(error) };
     if matches!(need, Need::Write | Need::Copy | Need::List)
         && let Some(path) = &writer
     {
-        keys.writer = Some(at(path, read(host, path)?.into_writer())?);
+        match read(host, path).and_then(|file| at(path, file.into_writer())) {
+            Ok(key) => keys.writer = Some(key),
+            Err(error) => or_less(error)?,
+        }
     }
     if matches!(need, Need::Maintain | Need::List)
         && let Some(path) = &maintainer
     {
-        keys.maintainer = Some(at(path, read(host, path)?.into_maintainer())?);
+        match read(host, path).and_then(|file| at(path, file.into_maintainer())) {
+            Ok(key) => keys.maintainer = Some(key),
+            Err(error) => or_less(error)?,
+        }
     }
     let wanted = match need {
         Need::Write => false,
@@ -72,19 +81,27 @@ pub(crate) fn load(host: &Host<'_>, config: &RepositoryConfig, need: Need) -> Re
     if wanted && let Some(path) = &identity {
         match read(host, path).and_then(|file| at(path, file.into_identity())) {
             Ok(key) => keys.identity = Some(key),
-            // A list does with less: headers need no identity.
-            Err(error) if need == Need::List && (keys.writer.is_some() || keys.maintainer.is_some()) => {
-                host.run.monitor.note(&format!("listing without the identity: {}", error.chain()));
-            }
-            Err(error) => return Err(error),
+            Err(error) => or_less(error)?,
         }
     }
     let none = keys.writer.is_none() && keys.maintainer.is_none() && keys.identity.is_none();
+    if none && !unusable.is_empty() {
+        return Err(unusable.swap_remove(0));
+    }
+    for error in unusable {
+        without(host, config, &error);
+    }
     if none || need == Need::Copy && (keys.writer.is_none() || keys.identity.is_none()) {
         let (what, needs) = need.what();
         return Err(RepoError::KeyMissing { what, needs }.into());
     }
     Ok(keys)
+}
+
+/// Tells that a job goes on with what the other keys can do.
+pub(crate) fn without(host: &Host<'_>, config: &RepositoryConfig, error: &JobError) {
+    let hint = error.hint().map_or_else(String::new, |hint| format!(" (hint: {hint})"));
+    host.run.monitor.note(&format!("{}: going on without a key: {}{hint}", config.name, error.chain()));
 }
 
 fn read(host: &Host<'_>, path: &Path) -> Result<KeyFile, JobError> {

@@ -24,7 +24,7 @@ use lifeboat_store::{Store, StoreErrorKind};
 use crate::catalog::SeenSnapshot;
 use crate::error::JobError;
 use crate::host::Host;
-use crate::keys::{Need, load};
+use crate::keys::{Need, load, without};
 use crate::listing::{Listing, Names, complete, seen_of, summary_of};
 use crate::snapshot::Word;
 
@@ -54,17 +54,24 @@ pub async fn open_repository(
     config: &RepositoryConfig,
     need: Need,
 ) -> Result<OpenRepository, JobError> {
-    let keys = match load(host, config, need) {
+    let mut keys = match load(host, config, need) {
         Ok(keys) => keys,
         Err(error) => return Err(without_keys(config, need, error).await),
     };
     let store = open_store(config)?;
     let id = hex::encode(keys.home()?.0.0);
     let before = remembered(host, keys.home()?.0);
-    let opened = open_access(&store, &keys, before.as_ref()).await.map_err(|error| match error {
-        RepoError::NoRepository { .. } => not_initialised(config, None),
-        other => other.into(),
-    })?;
+    let opened = loop {
+        match open_access(&store, &keys, before.as_ref()).await {
+            Ok(opened) => break opened,
+            Err(RepoError::NoRepository { .. }) => return Err(not_initialised(config, None)),
+            // A list does with what the other keys can do.
+            Err(RepoError::WrongKey { role, key, why }) if need == Need::List && keys.drop_role(role) => {
+                without(host, config, &RepoError::WrongKey { role, key, why }.into());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    };
     for warning in &opened.warnings {
         host.run.monitor.note(&format!("{}: {warning}", config.name));
     }

@@ -60,6 +60,8 @@ pub struct CheckReport {
     pub error_count: u64,
     /// What is odd and hurts no snapshot.
     pub notes: Vec<String>,
+    /// What hurts no snapshot and should be mended: packs that snapshots need are in no index.
+    pub to_mend: Vec<String>,
     /// What [`check_since_last`] read and found sound; missing for other checks.
     pub since_last: Option<SinceLast>,
 }
@@ -89,10 +91,14 @@ pub struct CheckFinding {
 }
 
 impl CheckReport {
-    /// 0, or 1 where something is wrong.
+    /// 0, or 1 where something is wrong, or 3 where all can be restored and something is to be mended.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
-        u8::from(self.error_count > 0)
+        match (self.error_count, self.to_mend.as_slice()) {
+            (0, []) => 0,
+            (0, _) => 3,
+            _ => 1,
+        }
     }
 }
 
@@ -159,6 +165,7 @@ async fn check_reading(
         let report = look(host, &opened, reading).await.map_err(|error| host.stopped_or(error));
         let (outcome, error) = match &report {
             Ok(report) if report.exit_code() == 0 => (Outcome::Ok, None),
+            Ok(report) if report.exit_code() == 3 => (Outcome::Problems, Some(report.to_mend.join("; "))),
             Ok(report) => (Outcome::Failed, Some(format!("{} findings", report.error_count))),
             Err(error) => (Outcome::Failed, Some(error.chain())),
         };
@@ -173,8 +180,10 @@ fn found_in(repository: &str, found: check::CheckReport) -> CheckReport {
     // index are found by their trailers: nothing is lost by either.
     let harmless = |kind| matches!(kind, ProblemKind::Void | ProblemKind::Unindexed);
     let (odd, wrong): (Vec<_>, Vec<_>) = found.problems.into_iter().partition(|problem| harmless(problem.kind));
+    let (unindexed, void): (Vec<_>, Vec<_>) = odd.iter().partition(|problem| problem.kind == ProblemKind::Unindexed);
+    let told = |problem: &check::Problem| format!("{}: {}", problem.object, problem.what);
     let mut notes = found.notes;
-    notes.extend(odd.iter().map(|problem| format!("{}: {}", problem.object, problem.what)));
+    notes.extend(void.into_iter().map(told));
     CheckReport {
         repository: repository.to_owned(),
         objects: found.objects,
@@ -192,6 +201,7 @@ fn found_in(repository: &str, found: check::CheckReport) -> CheckReport {
             })
             .collect(),
         notes,
+        to_mend: unindexed.into_iter().map(told).collect(),
         since_last: None,
     }
 }

@@ -312,6 +312,10 @@ impl RepoError {
                 "the store was set back, a roster is damaged, or somebody withholds it; ask who may change the store. \
                  The owner goes on from what is there by `lifeboat key add` or `remove` with --forget-remembered-roster",
             ),
+            Self::WrongKey { role: "writer", why: crate::open::REMOVED, .. } => Some(
+                "a removed key does not come back: `lifeboat key generate writer --out FILE` makes a new one and its request, \
+                 which the owner takes with `lifeboat key add`; then name FILE as `writerKeyFile`",
+            ),
             Self::WrongKey { .. } => Some("`lifeboat key test FILE` tells what a key file opens"),
             Self::KeyMissing { .. } => Some("name the key file in the configuration, or by --identity FILE"),
             Self::KeyFile { source, .. } => source.hint(),

@@ -1,11 +1,11 @@
 //! Reading chunks: find a copy, fetch it, decrypt, decompress, check the id; try other copies.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use lifeboat_model::{ChunkId, Digest};
+use lifeboat_model::{ChunkId, Digest, ObjectHash};
 use lifeboat_store::{Store, StoreError, StoreErrorKind};
 
 use crate::access::Access;
@@ -34,6 +34,8 @@ pub struct Fetcher {
     index: Arc<IndexSet>,
     blocks: Blocks,
     secrets: Mutex<HashMap<Digest, Secret>>,
+    /// Packs that are missing or damaged.
+    bad: Mutex<HashSet<ObjectHash>>,
     opened: AtomicU64,
 }
 
@@ -41,7 +43,9 @@ pub struct Fetcher {
 enum BadCopy {
     /// The store did not give it, and may later.
     Store(StoreError),
-    /// It is missing or damaged.
+    /// Its pack is not in the store.
+    Gone,
+    /// It is damaged.
     Lost(String),
 }
 
@@ -50,7 +54,15 @@ impl Fetcher {
     #[must_use]
     pub fn new(store: Arc<dyn Store>, access: Arc<Access>, index: Arc<IndexSet>) -> Self {
         let blocks = Blocks::new(Arc::clone(&store));
-        Self { store, access, index, blocks, secrets: Mutex::default(), opened: AtomicU64::new(0) }
+        Self {
+            store,
+            access,
+            index,
+            blocks,
+            secrets: Mutex::default(),
+            bad: Mutex::default(),
+            opened: AtomicU64::new(0),
+        }
     }
 
     /// The plain bytes of a chunk, checked against its id.
@@ -63,6 +75,7 @@ impl Fetcher {
         let (mut lost, mut failed) = (Vec::new(), None);
         let mut found = self.index.locate(id);
         for last_round in [false, true] {
+            self.put_bad_last(&mut found);
             for location in found {
                 if tried.iter().any(|known| known.pack == location.pack && known.record == location.record) {
                     continue;
@@ -70,8 +83,16 @@ impl Fetcher {
                 match self.copy(&location).await {
                     Ok(plain) => return Ok(plain),
                     Err(BadCopy::Store(error)) => failed = Some(error),
+                    Err(BadCopy::Gone) => {
+                        if self.is_news(&location) {
+                            tracing::debug!(pack = %location.pack_key(), "a pack is missing, other copies are tried");
+                        }
+                        lost.push(format!("{}: the pack is missing", location.pack_key()));
+                    }
                     Err(BadCopy::Lost(why)) => {
-                        tracing::warn!(chunk = %id, pack = %location.pack_key(), why, "a copy of a chunk is no good");
+                        if self.is_news(&location) {
+                            tracing::warn!(chunk = %id, pack = %location.pack_key(), why, "a pack is damaged, other copies are tried");
+                        }
                         lost.push(format!("{}: {why}", location.pack_key()));
                     }
                 }
@@ -89,11 +110,23 @@ impl Fetcher {
         }
     }
 
+    /// Copies in packs that were found bad are tried when there is no other: an index may name a pack
+    /// long after a prune or a repair deleted it.
+    fn put_bad_last(&self, copies: &mut [Location]) {
+        let bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
+        copies.sort_by_key(|copy| bad.contains(&copy.pack));
+    }
+
+    /// Takes note of a bad pack; whether it was not known yet, so that each is told once.
+    fn is_news(&self, location: &Location) -> bool {
+        self.bad.lock().unwrap_or_else(PoisonError::into_inner).insert(location.pack)
+    }
+
     async fn copy(&self, location: &Location) -> Result<Bytes, BadCopy> {
         self.opened.fetch_add(1, Ordering::Relaxed);
         let range = u64::from(location.record.offset)..location.record.end();
         let ciphertext = self.blocks.read(location, range).await.map_err(|error| match error.kind {
-            StoreErrorKind::NotFound => BadCopy::Lost("the pack is missing".into()),
+            StoreErrorKind::NotFound => BadCopy::Gone,
             StoreErrorKind::BadRange => BadCopy::Lost("the pack is cut off".into()),
             _ => BadCopy::Store(error),
         })?;

@@ -31,6 +31,24 @@ pub struct Keys {
 }
 
 impl Keys {
+    /// Goes without the key of a role; `false` where no other would be left.
+    pub fn drop_role(&mut self, role: &str) -> bool {
+        let left = [
+            role != "writer" && self.writer.is_some(),
+            role != "maintainer" && self.maintainer.is_some(),
+            role != "identity" && self.identity.is_some(),
+        ];
+        if !left.contains(&true) {
+            return false;
+        }
+        match role {
+            "writer" => self.writer.take().is_some(),
+            "maintainer" => self.maintainer.take().is_some(),
+            "identity" => self.identity.take().is_some(),
+            _ => false,
+        }
+    }
+
     /// The repository and root that all of them name.
     ///
     /// # Errors
@@ -162,14 +180,15 @@ fn wrong(role: &'static str, key: VerifyKey, why: &'static str) -> RepoError {
     RepoError::WrongKey { role, key: Digest(key.0).short(), why }
 }
 
+/// Why the key of a writer that was removed opens nothing.
+pub(crate) const REMOVED: &str = "it was removed from the roster";
+
 fn check_writer(key: &WriterKey, roster: &Roster) -> Result<(), RepoError> {
     let verify = key.sign.verify_key();
     match roster.writer(verify) {
         Some(writer) if writer.domain == key.domain => Ok(()),
         Some(_) => Err(wrong("writer", verify, "the roster has it in another domain")),
-        None if roster.removed.iter().any(|removed| removed.verify == verify) => {
-            Err(wrong("writer", verify, "it was removed from the roster"))
-        }
+        None if roster.removed.iter().any(|removed| removed.verify == verify) => Err(wrong("writer", verify, REMOVED)),
         None => Err(wrong("writer", verify, "it is not on the roster")),
     }
 }

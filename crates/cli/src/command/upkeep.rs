@@ -42,7 +42,7 @@ pub(crate) async fn check(session: &Session, args: CheckArgs) -> Result<Exit, Fa
         output::text(&reports.iter().map(checked).collect::<Vec<_>>().join("\n"))?;
     }
     for report in &reports {
-        for note in &report.notes {
+        for note in report.notes.iter().chain(&report.to_mend) {
             session.talk.warn(&format!("{}: {}", report.repository, output::one_line(note)));
         }
         for finding in &report.errors {
@@ -81,9 +81,10 @@ pub(crate) async fn check(session: &Session, args: CheckArgs) -> Result<Exit, Fa
 }
 
 fn checked(report: &CheckReport) -> String {
-    let verdict = match report.errors.len() {
-        0 => "whole".to_owned(),
-        count => format!("{count} damaged"),
+    let verdict = match (report.errors.len(), report.to_mend.len()) {
+        (0, 0) => "whole".to_owned(),
+        (0, _) => "everything restores, and a repair is due".to_owned(),
+        (count, _) => format!("{count} damaged"),
     };
     let since = report.since_last.map_or_else(String::new, |since| {
         format!("; {} read for the first time, {} again", counted(since.first_read, "pack"), since.read_again)

@@ -165,6 +165,34 @@ fn files_below(dir: std::path::PathBuf) -> usize {
 }
 
 #[test]
+fn a_writer_key_that_is_removed_or_pending_stops_no_command_that_reads() {
+    let place = place();
+    place.run(&["init"]).good();
+    place.run(&["backup"]).good();
+    let told = place.json(&["key", "test", "keys/writer.key"]);
+    let key = told["keys"][0]["key"].as_str().expect("an id").to_owned();
+    place.run(&["key", "remove", &key[..12], "--yes"]).good();
+    let removed = place.run(&["backup"]).expect(12);
+    assert!(removed.err.contains("key generate writer --out FILE"), "{}", removed.err);
+    let reads = |why: &str, hint: &str| {
+        for args in [&["check", "--read-data"][..], &["snapshots"], &["repair", "--dry-run"]] {
+            let said = place.run(args).good();
+            assert!(said.err.contains(why) && said.err.contains(hint), "{args:?}: {}", said.err);
+        }
+    };
+    reads("removed from the roster", "key generate writer");
+    place.run(&["key", "generate", "writer", "--out", "keys/new.key"]).good();
+    std::fs::rename(place.path("keys/new.key"), place.path("keys/writer.key")).expect("in its place");
+    place.run(&["backup"]).expect(12);
+    reads("pending-writer", "key add REQUEST");
+    // Where no other key is at hand, it is the error.
+    for key in ["maintainer", "identity"] {
+        std::fs::remove_file(place.path(&format!("keys/{key}.key"))).expect("removed");
+    }
+    place.run(&["snapshots"]).expect(12);
+}
+
+#[test]
 fn the_owner_makes_further_readers_and_maintainers() {
     let place = place();
     place.run(&["init"]).good();

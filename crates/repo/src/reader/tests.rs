@@ -3,9 +3,11 @@ use std::sync::atomic::Ordering;
 
 use lifeboat_model::EntryPath;
 use lifeboat_model::flow::{BodyError, ContentSink, Entry, EntryReader, EntryVisitor, Piece, ReadError, Silent};
+use lifeboat_store::wrap::{Operation, Record};
 use lifeboat_store::{Key, Store};
 use lifeboat_testkit::context::Recorder;
 
+use crate::Repository;
 use crate::hand::Hand;
 use crate::object::ObjectType;
 use crate::pack::{FinishedPack, PackKind};
@@ -207,6 +209,28 @@ async fn a_second_copy_is_read_where_the_first_is_damaged_or_missing() {
     let reader = built.reader().await;
     reader.preflight(None, &Silent).await.expect("all is in the copy");
     assert_eq!(read(&reader, "big").await.expect("read"), built.content("big"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_that_is_gone_is_asked_for_once_where_other_copies_serve() {
+    let built = built().await;
+    let chunks: Vec<&Vec<u8>> = built.files.iter().flat_map(|file| &file.1).collect();
+    // Each chunk in a pack of its own, so that no read finds two of them.
+    for chunk in &chunks {
+        let copy = built.hand.pack(PackKind::Data, &[chunk]);
+        built.hand.put_pack(&copy).await;
+        built.hand.put_index(&[&copy]).await;
+    }
+    let gone = built.data_key();
+    built.hand.store.delete(&gone).await.expect("deleted");
+    let store = Arc::new(Record::new(Arc::new(built.hand.store.clone())));
+    let cache = tempfile::tempdir().expect("a directory");
+    let opened = Repository::open(store.clone(), built.hand.test.identity.clone(), cache.path()).await;
+    let reader = opened.expect("opened").reader(&built.id).await.expect("a reader");
+    for (name, _) in &built.files {
+        assert_eq!(read(&reader, name).await.expect("read"), built.content(name));
+    }
+    assert!(chunks.len() > 3 && store.count(Operation::Get, gone.as_str()) <= 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
