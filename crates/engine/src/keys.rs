@@ -56,7 +56,13 @@ pub(crate) fn load(host: &Host<'_>, config: &RepositoryConfig, need: Need) -> Re
     let identity = there(&config.identity_file);
     // A list does with less.
     let mut unusable = Vec::new();
-    let mut or_less = |error: JobError| if need == Need::List { Ok(unusable.push(error)) } else { Err(error) };
+    let mut or_less = |error: JobError| {
+        if need != Need::List {
+            return Err(error);
+        }
+        unusable.push(error);
+        Ok(())
+    };
     if matches!(need, Need::Write | Need::Copy | Need::List)
         && let Some(path) = &writer
     {
