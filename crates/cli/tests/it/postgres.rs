@@ -224,7 +224,7 @@ fn a_plan_names_the_roles_that_a_replacement_alters_and_a_restore_those_that_it_
     );
     let same = world.run(&["verify", "registry"]).expect(0).out;
     assert!(
-        same.contains("rows of 1 tables, 0 large objects, ") && same.contains(" objects of the schema, 2 roles"),
+        same.contains("rows of 1 table, 0 large objects, ") && same.contains(" objects of the schema, 2 roles"),
         "{same}"
     );
     world.server.sql("events", "DROP VIEW app.named");

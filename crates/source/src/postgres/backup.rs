@@ -16,7 +16,7 @@ use lifeboat_model::flow::{Body, EntrySink, RunContext, Shape, SinkError};
 use lifeboat_model::{EntryKind, EntryMeta, EntryPath, RecoveryPoint};
 use tokio::task::JoinSet;
 
-use super::client::{Server, Session, denied, failure};
+use super::client::{MAY_READ_LARGE_OBJECTS, Server, Session, denied, failure};
 use super::data::{
     LARGE_OBJECT_PIECE, LargeObjectBody, ReadingFailed, TableBody, Watch, copy_in, large_object_piece, shaped,
 };
@@ -75,6 +75,9 @@ pub(super) async fn run(
     let facts = Facts::of(&session).await?;
     let tools = Tools::find(facts.major, &config.tool_dirs, &ctx.cancel).await?;
     let databases = choose_databases(config, &session, ctx).await?;
+    for name in closed_databases(&session).await? {
+        ctx.monitor.note(&format!("database {name:?} allows no connections (datallowconn is false): not backed up"));
+    }
     globals::back_up(server, &session, &tools, config.role_passwords, sink.as_ref(), ctx).await?;
     session.close().await;
     let mut time: Option<Timestamp> = None;
@@ -124,6 +127,14 @@ pub(super) async fn choose_databases(
         }
     }
     Ok(wanted.into_iter().collect())
+}
+
+/// The databases that nobody can read, as they allow no connections.
+pub(super) async fn closed_databases(session: &Session) -> Result<Vec<String>, SourceError> {
+    let query = "SELECT datname::text FROM pg_catalog.pg_database WHERE NOT datallowconn AND datconnlimit <> -2 \
+        AND datname NOT IN ('template0', 'template1') ORDER BY 1";
+    let rows = session.rows(query, "listing the databases").await?;
+    Ok(rows.iter().map(|row| row.get::<_, String>(0)).filter(|name| !layout::is_temporary(name)).collect())
 }
 
 /// One database on its way into the sink; shared by the tasks that read it.
@@ -401,7 +412,7 @@ impl Dump {
         let first = large_object_piece(session.client(), oid, 0, &what).await;
         let first = first.map_err(|error| SourceError::Failed {
             what: error.to_string(),
-            hint: None,
+            hint: error.source.is_denied().then(|| MAY_READ_LARGE_OBJECTS.to_owned()),
             source: Some(Box::new(error.source)),
         })?;
         let whole = i32::try_from(first.len()).is_ok_and(|length| length < LARGE_OBJECT_PIECE);

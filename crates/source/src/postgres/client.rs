@@ -14,6 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::task::JoinHandle;
+use tokio_postgres::error::DbError;
 use tokio_postgres_rustls::MakeRustlsConnect;
 use zeroize::Zeroizing;
 
@@ -276,6 +277,12 @@ impl From<tokio_postgres::Error> for ServerError {
 }
 
 impl ServerError {
+    /// Whether the server refused for lack of rights.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Said { code, .. } if code == "42501")
+    }
+
     /// What a person can do about it, where that is the same whatever was being done.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
@@ -307,7 +314,8 @@ impl ServerError {
 
 /// What a role that backs up is told where the server says that it may not.
 pub(super) fn denied(error: &tokio_postgres::Error) -> Option<&'static str> {
-    may_not(error).then_some(MAY_READ_ALL)
+    let by_rows = error.as_db_error().and_then(DbError::routine) == Some("check_enable_rls");
+    may_not(error).then_some(if by_rows { SEES_ALL_ROWS } else { MAY_READ_ALL })
 }
 
 /// Whether the server refused for lack of rights.
@@ -317,6 +325,12 @@ pub(super) fn may_not(error: &tokio_postgres::Error) -> bool {
 
 /// What a role needs that backs up.
 pub(super) const MAY_READ_ALL: &str = "the role may not read everything: as superuser GRANT pg_read_all_data TO it (from PostgreSQL 14 on), or use a superuser";
+
+/// What it needs where policies would hide rows from it.
+pub(super) const SEES_ALL_ROWS: &str =
+    "row-level security hides rows from the role: as superuser ALTER ROLE it BYPASSRLS, or use a superuser";
+/// What it needs for the large objects of others.
+pub(super) const MAY_READ_LARGE_OBJECTS: &str = "pg_read_all_data does not reach large objects: as superuser GRANT SELECT ON LARGE OBJECT for each TO it, or use a superuser";
 
 /// A failure with the server's words as its cause.
 pub(super) fn failure(what: String, hint: Option<&str>, error: tokio_postgres::Error) -> SourceError {

@@ -1,10 +1,11 @@
 //! `doctor`: connects, and looks for what a backup needs.
 
 use lifeboat_model::flow::RunContext;
+use lifeboat_model::words::counted;
 
 use super::PostgresConfig;
-use super::backup::{Facts, choose_databases};
-use super::client::{MAY_READ_ALL, Server, Session, literals};
+use super::backup::{Facts, choose_databases, closed_databases};
+use super::client::{MAY_READ_ALL, MAY_READ_LARGE_OBJECTS, SEES_ALL_ROWS, Server, Session, literals};
 use super::tool::Tools;
 use super::{sql, swap};
 use crate::{Finding, SourceError, Verdict};
@@ -45,12 +46,20 @@ pub(super) async fn look(config: &PostgresConfig, server: &Server, ctx: &RunCont
     match choose_databases(config, &session, ctx).await {
         Ok(databases) => {
             let names = literals(databases.iter().take(NAMES_SHOWN));
-            tell(Verdict::Good, format!("{} databases to back up: {names}", databases.len()), None);
+            tell(Verdict::Good, format!("{} to back up: {names}", counted(databases.len() as u64, "database")), None);
             match rights(server, &session, &databases).await {
                 Ok(mut found) => findings.append(&mut found),
                 Err(error) => findings.push(bad(&error)),
             }
         }
+        Err(error) => findings.push(bad(&error)),
+    }
+    match closed_databases(&session).await {
+        Ok(names) => findings.extend(names.into_iter().map(|name| Finding {
+            verdict: Verdict::Warning,
+            what: format!("database {name:?} allows no connections (datallowconn is false): no backup has it"),
+            hint: Some(format!("ALTER DATABASE {} ALLOW_CONNECTIONS true, or drop it", sql::ident(&name))),
+        })),
         Err(error) => findings.push(bad(&error)),
     }
     match left_by_restores(&session).await {
@@ -105,7 +114,8 @@ async fn rights(server: &Server, session: &Session, databases: &[String]) -> Res
         };
         for (query, complaint, hint) in [
             (UNREADABLE, "may not read", MAY_READ_ALL),
-            (FILTERED, "sees only some rows, by row-level security, of", "as superuser: ALTER ROLE it BYPASSRLS"),
+            (FILTERED, "sees only some rows, by row-level security, of", SEES_ALL_ROWS),
+            (UNREADABLE_LARGE_OBJECTS, "may not read", MAY_READ_LARGE_OBJECTS),
         ] {
             let rows = session.rows(query, "looking at the role's rights").await?;
             let names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
@@ -121,9 +131,8 @@ async fn rights(server: &Server, session: &Session, databases: &[String]) -> Res
         session.close().await;
     }
     if all_readable {
-        let what = format!("role {user:?} reads all tables, but perhaps not the large objects of other roles");
-        let hint = Some("use a superuser where there are large objects".to_owned());
-        findings.push(Finding { verdict: Verdict::Warning, what, hint });
+        let what = format!("role {user:?} reads all tables and large objects");
+        findings.push(Finding { verdict: Verdict::Good, what, hint: None });
     }
     Ok(findings)
 }
@@ -141,6 +150,15 @@ const UNREADABLE: &str = "SELECT CASE WHEN NOT pg_catalog.has_schema_privilege(n
       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
         AND d.objid = c.oid AND d.deptype = 'e') \
     GROUP BY 1 ORDER BY 1";
+
+/// Large objects that this role may not read, as one.
+const UNREADABLE_LARGE_OBJECTS: &str = "SELECT CASE count(*) WHEN 1 THEN 'large object ' ELSE count(*) || ' large objects, such as ' END \
+        || pg_catalog.min(m.oid) \
+    FROM pg_catalog.pg_largeobject_metadata m \
+    WHERE NOT pg_catalog.pg_has_role(m.lomowner, 'USAGE') AND pg_catalog.current_setting('lo_compat_privileges') = 'off' \
+      AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode(m.lomacl) a WHERE a.privilege_type = 'SELECT' \
+        AND (a.grantee = 0 OR pg_catalog.pg_has_role(a.grantee, 'USAGE'))) \
+    HAVING count(*) > 0";
 
 /// Tables that would give this role only some of their rows.
 const FILTERED: &str = "SELECT pg_catalog.format('table %I.%I', n.nspname, c.relname) \

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use lifeboat_model::flow::{Cancel, EntryReader, RunContext};
+use lifeboat_model::words::counted;
 
 use super::archive::{self, Archive};
 use super::backup::Facts;
@@ -165,6 +166,7 @@ fn occupied(out: &mut TargetInventory, database: &str, found: Vec<String>) {
 
 /// What of a database is on the server already, and what keeps it from being restored.
 async fn look(
+    server: &Server,
     aim: &Aim,
     archive: &Archive<'_>,
     session: Option<&Session>,
@@ -176,8 +178,12 @@ async fn look(
         out.needed_bytes += archive.counts.database_bytes;
         if let Some(session) = session {
             occupied(out, &aim.to, swap::tables(session).await?);
+            occupied(out, &aim.to, swap::others(server, session).await?);
         }
-        let beside = format!("restore database {:?} beside {:?}, then replace and drop the old one", aim.from, aim.to);
+        let beside = format!(
+            "restore database {:?} beside {:?}, end all connections to the old one, then replace and drop it",
+            aim.from, aim.to
+        );
         let new = format!("restore database {:?} as {:?}", aim.from, aim.to);
         out.steps.push(if session.is_some() { beside } else { new });
         return Ok(());
@@ -251,7 +257,7 @@ impl Target for PostgresTarget {
         for aim in &aims {
             let archive = Archive::open(data, &aim.from).await?;
             let session = self.session(aim, present.contains(&aim.to)).await?;
-            look(aim, &archive, session.as_ref(), &known, options, &mut out).await?;
+            look(&self.server, aim, &archive, session.as_ref(), &known, options, &mut out).await?;
             if let Some(session) = session {
                 session.close().await;
             }
@@ -311,9 +317,12 @@ impl Target for PostgresTarget {
             if there && !options.replace {
                 let mut found = TargetInventory::default();
                 let session = self.session(aim, there).await?;
-                look(aim, &archive, session.as_ref(), &known, options, &mut found).await?;
+                look(&self.server, aim, &archive, session.as_ref(), &known, options, &mut found).await?;
+                if let Some(session) = session {
+                    session.close().await;
+                }
                 if let Some(example) = found.occupied.first() {
-                    let what = format!("{} tables are in the way, such as {example}", found.occupied_count);
+                    let what = format!("{} in the way, such as {example}", counted(found.occupied_count, "thing"));
                     let hint =
                         Some("--replace restores beside and then replaces; --rename gives another name".to_owned());
                     return Err(SourceError::Config { what, hint });
@@ -392,7 +401,7 @@ fn tell_roles(plan: RolesPlan, out: &mut TargetInventory) {
     } else {
         let names: Vec<String> = plan.make.iter().take(ROLES_SHOWN).map(|role| format!("{role:?}")).collect();
         let more = if plan.make.len() > ROLES_SHOWN { ", ..." } else { "" };
-        let roles = format!("make {} missing roles ({}{more})", plan.make.len(), names.join(", "));
+        let roles = format!("make {} ({}{more})", counted(plan.make.len() as u64, "missing role"), names.join(", "));
         step(vec![format!("{roles} and the tablespaces that are missing")]);
     }
     step(plan.join);

@@ -19,6 +19,32 @@ const NAME_BYTES_MAX: usize = 63;
 const RESTORE_LOCK: &str = "1818846821, 1651466612";
 /// How many names of things in the way are read.
 const NAMES_MAX: usize = 10_000;
+/// Objects with a lower number are made by `initdb`.
+const FIRST_OF_USERS: u32 = 16384;
+/// The catalogs of what can be in a database and is neither a relation nor a part of one.
+const OTHERS: [&str; 21] = [
+    "pg_namespace",
+    "pg_extension",
+    "pg_proc",
+    "pg_type",
+    "pg_foreign_data_wrapper",
+    "pg_foreign_server",
+    "pg_cast",
+    "pg_publication",
+    "pg_event_trigger",
+    "pg_operator",
+    "pg_opfamily",
+    "pg_opclass",
+    "pg_collation",
+    "pg_conversion",
+    "pg_language",
+    "pg_am",
+    "pg_transform",
+    "pg_ts_config",
+    "pg_ts_dict",
+    "pg_ts_parser",
+    "pg_ts_template",
+];
 /// How often the rename is tried while clients connect again and again.
 const RENAME_ATTEMPTS: usize = 5;
 
@@ -104,6 +130,43 @@ pub(super) async fn tables(session: &Session) -> Result<Vec<String>, SourceError
     );
     let rows = session.rows(&query, "looking for tables").await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// What else of users a database holds: schemas, functions, types, servers and the like, without what it
+/// was made with from `template1` and what belongs to an extension that is named itself.
+pub(super) async fn others(server: &Server, session: &Session) -> Result<Vec<String>, SourceError> {
+    let mut found = objects(session).await?;
+    // Who may not look into the template takes all for somebody's.
+    if !found.is_empty()
+        && let Ok(template) = server.connect("template1").await
+    {
+        template.prepare_exact_values().await?;
+        let given = objects(&template).await?;
+        template.close().await;
+        found = found.difference(&given).cloned().collect();
+    }
+    Ok(found.into_iter().collect())
+}
+
+/// What is no relation and was not made by `initdb`, in words.
+async fn objects(session: &Session) -> Result<BTreeSet<String>, SourceError> {
+    let all: Vec<String> = OTHERS
+        .iter()
+        .map(|catalog| {
+            format!("SELECT 'pg_catalog.{catalog}'::pg_catalog.regclass::oid, oid FROM pg_catalog.{catalog}")
+        })
+        .collect();
+    let query = format!(
+        "SELECT pg_catalog.pg_describe_object(o.classid, o.oid, 0) FROM ({}) o (classid, oid) \
+          WHERE o.oid >= {FIRST_OF_USERS} AND NOT EXISTS (SELECT FROM pg_catalog.pg_namespace n \
+              WHERE n.oid = o.oid AND n.nspname ~ '^pg_(toast_)?temp_') \
+            AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d \
+              WHERE d.classid = o.classid AND d.objid = o.oid AND d.deptype IN ('e', 'i')) \
+          ORDER BY 1 LIMIT {NAMES_MAX}",
+        all.join(" UNION ALL ")
+    );
+    let rows = session.rows(&query, "looking for objects of users").await?;
+    Ok(rows.iter().filter_map(|row| row.get::<_, Option<String>>(0)).collect())
 }
 
 /// A name that no other database has, told from others by [`is_temporary`].

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use lifeboat_model::flow::{EntryReader, RunContext};
+use lifeboat_model::words::counted;
 
 use super::archive::{self, Archive};
 use super::backup::Facts;
@@ -86,10 +87,11 @@ pub(super) async fn run(
     }
     let Run { counts, mut out, .. } = run;
     out.compared = counts.tables + counts.large_objects + counts.objects + counts.roles.unwrap_or_default();
-    out.of = vec![format!("rows of {} tables", counts.tables), format!("{} large objects", counts.large_objects)];
+    out.of =
+        vec![format!("rows of {}", counted(counts.tables, "table")), counted(counts.large_objects, "large object")];
     if scope == Scope::Whole {
-        out.of.push(format!("{} objects of the schema", counts.objects));
-        out.of.extend(counts.roles.map(|count| format!("{count} roles")));
+        out.of.push(format!("{} of the schema", counted(counts.objects, "object")));
+        out.of.extend(counts.roles.map(|count| counted(count, "role")));
     }
     Ok(out)
 }

@@ -129,13 +129,26 @@ async fn a_role_without_rights_is_told_which_table_it_may_not_read() {
     assert!(told[0].starts_with("globals.sql: passwords of roles are not in the backup"), "{told:?}");
     // Row-level security would hide rows: refused.
     server.sql("small", "ALTER TABLE t ENABLE ROW LEVEL SECURITY");
-    let text = fails(as_role("strong")).await;
-    assert!(text.contains("row-level security"), "{text}");
+    let error = back_up(as_role("strong")).await.expect_err("some rows are hidden");
+    assert!(story(&error).contains("row-level security"), "{error:?}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("BYPASSRLS")), "{error:?}");
     let (bad, hint) = worst(as_role("strong")).await;
     assert!(
         bad[0].contains("by row-level security, of table public.t") && hint.contains("ROLE \"strong\" BYPASSRLS"),
         "{bad:?} {hint}"
     );
+    // Large objects of others have rights of their own.
+    server.sql("small", "ALTER TABLE t DISABLE ROW LEVEL SECURITY; SELECT lo_create(4711), lo_create(4712)");
+    let error = back_up(as_role("strong")).await.expect_err("a large object");
+    assert!(story(&error).contains("permission denied for large object 4711"), "{error:?}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("GRANT SELECT ON LARGE OBJECT")), "{error:?}");
+    let (bad, hint) = worst(as_role("strong")).await;
+    assert_eq!(bad, ["role \"strong\" may not read 2 large objects, such as 4711 in database \"small\""]);
+    assert!(hint.contains("GRANT SELECT ON LARGE OBJECT"), "{hint}");
+    server.sql("small", "GRANT SELECT ON LARGE OBJECT 4711 TO PUBLIC; ALTER LARGE OBJECT 4712 OWNER TO strong");
+    assert_eq!(worst(as_role("strong")).await.0, [""; 0]);
+    back_up(as_role("strong")).await.expect("a backup");
+    server.sql("small", "SELECT lo_unlink(4711), lo_unlink(4712)");
     // A schema, a sequence, a database that it may not enter.
     server.sql(
         "small",
@@ -235,6 +248,14 @@ async fn databases_that_are_not_in_the_list_are_told_and_doctor_sees_what_is_wro
     assert_eq!(notes, ["database \"Odd \\\"db\\\" ä\" is on the server but not in `databases`: not backed up"]);
     assert!(recorder.bytes.load(Ordering::Relaxed) > 500 && recorder.entries.load(Ordering::Relaxed) >= 4);
 
+    server.sql("postgres", "CREATE DATABASE closed ALLOW_CONNECTIONS false");
+    source.backup(Arc::new(FakeSink::new()), &context).await.expect("a backup");
+    let told = "database \"closed\" allows no connections (datallowconn is false): ";
+    assert!(recorder.notes.lock().expect("no panic").contains(&format!("{told}not backed up")));
+    let findings = source.doctor(&context).await.expect("looked");
+    let warned: Vec<_> = findings.iter().filter(|finding| finding.verdict != Verdict::Good).collect();
+    assert!(matches!(warned[..], [one] if one.what == format!("{told}no backup has it")), "{warned:?}");
+    server.sql("postgres", "DROP DATABASE closed");
     let findings = source.doctor(&context).await.expect("looked");
     assert!(findings.iter().all(|finding| finding.verdict == Verdict::Good), "{findings:?}");
     let identity = source.identity(&context).await.expect("an identity");

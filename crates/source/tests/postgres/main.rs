@@ -1,6 +1,7 @@
 //! Backups and restores of real PostgreSQL servers.
 
 mod backup;
+mod empty;
 mod encoding;
 mod failure;
 mod fixture;

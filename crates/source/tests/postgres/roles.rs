@@ -38,7 +38,7 @@ async fn roles_that_are_there_are_altered_only_when_told_to_and_named_before() {
     let plan = look(&other, &snapshot, &RestoreOptions::default()).await;
     assert_eq!(plan.alters_count, 0, "{plan:?}");
     let said = |plan: &TargetInventory, line: &str| plan.steps.iter().any(|step| step.contains(line));
-    assert!(said(&plan, "make 1 missing roles (\"Odd \\\"role\\\" ä; --\")"), "{plan:?}");
+    assert!(said(&plan, "make 1 missing role (\"Odd \\\"role\\\" ä; --\")"), "{plan:?}");
     let own_line = "role \"postgres\", which restores, is kept as it is; in the snapshot it has another password";
     assert!(said(&plan, KEPT_READER) && said(&plan, "role \"app\" is kept") && said(&plan, own_line), "{plan:?}");
 

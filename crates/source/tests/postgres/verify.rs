@@ -71,7 +71,7 @@ async fn every_kind_of_object_that_is_otherwise_is_named() {
     let told = "role \"app\": the snapshot has it with CONNECTION LIMIT 7, LOGIN, another password, \
                 membership in \"reader\", administration of \"reader\"";
     assert!(found.differences.contains(&told.to_owned()), "{:?}", found.differences);
-    assert_eq!(found.notes, ["1 roles are on the server and not in the snapshot"]);
+    assert_eq!(found.notes, ["1 role is on the server and not in the snapshot: \"more\""]);
 }
 
 #[tokio::test]

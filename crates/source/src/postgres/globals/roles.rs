@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use lifeboat_model::words::counted;
+
 use super::made_unless_there;
 use crate::postgres::sql::{self, Token};
 
+/// How many roles a note names.
+const NAMES_SHOWN: usize = 20;
 /// What a role is right after `CREATE ROLE`.
 const NEW: [&str; 7] =
     ["NOSUPERUSER", "INHERIT", "NOCREATEROLE", "NOCREATEDB", "NOLOGIN", "NOREPLICATION", "NOBYPASSRLS"];
@@ -238,7 +242,11 @@ pub(in crate::postgres) fn compare(
     }
     let more: Vec<&String> = now.roles.keys().filter(|role| !wanted.roles.contains_key(*role)).collect();
     if !more.is_empty() {
-        out.notes.push(format!("{} roles are on the server and not in the snapshot", more.len()));
+        let names: Vec<String> = more.iter().take(NAMES_SHOWN).map(|role| format!("{role:?}")).collect();
+        let (are, dots) =
+            (if more.len() == 1 { "is" } else { "are" }, if more.len() > NAMES_SHOWN { ", ..." } else { "" });
+        let roles = counted(more.len() as u64, "role");
+        out.notes.push(format!("{roles} {are} on the server and not in the snapshot: {}{dots}", names.join(", ")));
     }
     out
 }
