@@ -27,6 +27,7 @@ mod only;
 mod parts;
 mod replace;
 mod restore;
+mod rights;
 mod roles;
 mod rows;
 mod schema;

@@ -167,6 +167,16 @@ pub(super) fn select(toc: &Toc, selection: &Selection) -> Result<Toc, SourceErro
     Ok(of(toc, &chosen))
 }
 
+/// The relations of the parts alone.
+///
+/// # Errors
+/// As [`select`].
+pub(super) fn relations(toc: &Toc, selection: &Selection) -> Result<Toc, SourceError> {
+    let mut selected = select(toc, selection)?;
+    selected.entries.retain(|entry| kind_in(entry, &RELATIONS));
+    Ok(selected)
+}
+
 /// Schema and table of a pattern; a plain name is that of a table or, where there is none, a schema.
 fn resolve<'a>(toc: &Toc, pattern: &'a Pattern) -> Result<(Option<&'a str>, Option<&'a str>), SourceError> {
     let name = match pattern {

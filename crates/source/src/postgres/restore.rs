@@ -19,6 +19,7 @@ use super::client::{Server, Session};
 use super::done::Done;
 use super::globals::roles::{self, Leave, Roles, RolesPlan};
 use super::only::{self, Selection};
+use super::rights::Rights;
 use super::roles::Known;
 use super::toc::{Toc, text};
 use super::tool::Tools;
@@ -165,6 +166,7 @@ fn occupied(out: &mut TargetInventory, database: &str, found: Vec<String>) {
 }
 
 /// What of a database is on the server already, and what keeps it from being restored.
+#[expect(clippy::too_many_arguments, reason = "called twice; a struct of these would have no other use")]
 async fn look(
     server: &Server,
     aim: &Aim,
@@ -217,13 +219,12 @@ impl Target for PostgresTarget {
         out.identity = facts.identity();
         out.free_bytes = swap::free_bytes(&admin, &self.server).await;
         let known = Known::of(&admin).await?;
+        let leave = leave(&admin, facts.major, options).await?;
         match self.tools(newest(data, &aims).await?, &facts, &Cancel::default()).await {
             Ok(tools) if aims.iter().any(|aim| aim.parts.is_none()) => {
                 let script = archive::globals(data).await?;
                 let now = self.roles(&admin, &tools, &Cancel::default()).await?;
-                let plan = roles::plan(&Roles::parse(&script, true), &now, &leave(&admin, options).await?, |role| {
-                    !known.lacks(role)
-                });
+                let plan = roles::plan(&Roles::parse(&script, true), &now, &leave, |role| !known.lacks(role));
                 tell_roles(plan, &mut out);
             }
             Ok(_) => {}
@@ -252,6 +253,8 @@ impl Target for PostgresTarget {
                 format!("leave database {name:?}: named like one that a restore makes, it bears no mark of it")
             });
         }
+        let whole = aims.iter().any(|aim| aim.parts.is_none());
+        let globals = if whole { Some(Roles::parse(&archive::globals(data).await?, true)) } else { None };
         let extensions = swap::extensions(&admin).await?;
         let present = swap::databases(&admin).await?;
         for aim in &aims {
@@ -261,9 +264,19 @@ impl Target for PostgresTarget {
             if let Some(session) = session {
                 session.close().await;
             }
+            let there = present.contains(&aim.to);
+            if aim.parts.is_none() || !there {
+                out.refusals.extend(leave.rights.place(&admin, &aim.to, there).await?);
+            }
             if aim.parts.is_none() {
                 out.refusals.extend(missing_extensions(&archive.toc, &extensions));
             }
+            let (made, globals) = match &aim.parts {
+                None => (archive.toc, globals.as_ref()),
+                // Of what is no relation much stays as it is there.
+                Some(selection) => (only::relations(&archive.toc, selection)?, None),
+            };
+            out.refusals.extend(leave.rights.lacking(&made, &aim.to, &known, globals));
         }
         admin.close().await;
         Ok(out)
@@ -280,7 +293,7 @@ impl Target for PostgresTarget {
         let facts = Facts::of(&admin).await?;
         let tools = self.tools(newest(data, &aims).await?, &facts, &ctx.cancel).await?;
         swap::begin(&admin).await?;
-        let leave = leave(&admin, options).await?;
+        let leave = leave(&admin, facts.major, options).await?;
         let mut out = Done::default();
         let mut missing_tablespaces = false;
         if aims.iter().any(|aim| aim.parts.is_none()) {
@@ -371,9 +384,9 @@ pub(super) async fn own_role(session: &Session) -> Result<String, SourceError> {
 }
 
 /// Who asked for one database does not mean to change the roles of the others.
-async fn leave(admin: &Session, options: &RestoreOptions) -> Result<Leave, SourceError> {
-    let own = own_role(admin).await?;
-    Ok(Leave { own, alter: options.replace && options.only.is_empty() && !renames_only(options) })
+async fn leave(admin: &Session, major: u32, options: &RestoreOptions) -> Result<Leave, SourceError> {
+    let (own, rights) = (own_role(admin).await?, Rights::of(admin, major).await?);
+    Ok(Leave { own, rights, alter: options.replace && options.only.is_empty() && !renames_only(options) })
 }
 
 /// The newest versions of the server and of `pg_dump` among the databases of a snapshot.

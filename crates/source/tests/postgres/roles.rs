@@ -80,6 +80,54 @@ async fn a_membership_of_a_role_that_comes_back_is_named_and_comes_back_too() {
 }
 
 #[tokio::test]
+async fn a_role_that_may_not_give_objects_to_their_owners_is_told_before_anything_is_touched() {
+    for server in crate::fixture::versions("a_role_that_may_not_give") {
+        let test = "a_role_that_may_not_give";
+        server.sql("postgres", "CREATE ROLE app; CREATE ROLE weak LOGIN; CREATE DATABASE events OWNER app");
+        server.sql("events", "CREATE TABLE t (a int); ALTER TABLE t OWNER TO app; CREATE TABLE u (a int)");
+        let snapshot = back_up(config(&server)).await.expect("a backup");
+        let other = PostgresServer::start(test, server.major()).expect("the same");
+        other.sql("postgres", "CREATE ROLE weak LOGIN; CREATE ROLE app LOGIN");
+        let target = || {
+            let url = other.url_of("weak", "x");
+            PostgresTarget::new(PostgresConfig { url, ..config(&other) }).expect("good")
+        };
+        let told = async |options: &RestoreOptions| {
+            let seen = target().inventory(&snapshot, options).await.expect("looked at");
+            let lines = |all: Vec<lifeboat_source::Finding>| {
+                all.into_iter().map(|one| (one.what, one.hint.expect("a hint"))).collect::<Vec<_>>()
+            };
+            (lines(seen.refusals), seen.alters)
+        };
+        let (refusals, _) = told(&only(&["events"])).await;
+        assert_eq!(refusals.len(), 2, "PostgreSQL {}: {refusals:?}", server.major());
+        assert!(refusals[0].0.contains("\"weak\" may not make databases"), "{refusals:?}");
+        let belongs = "role \"weak\" may not restore database \"events\": objects of it belong to \"app\", \"postgres\", \
+                       of which it is no member";
+        assert_eq!(refusals[1].0, belongs);
+        assert!(refusals[1].1.ends_with("GRANT \"app\", \"postgres\" TO \"weak\""), "{refusals:?}");
+
+        // Of a part only its own owners count; what it may not alter no plan promises.
+        other.sql("postgres", "ALTER ROLE weak CREATEDB; GRANT app TO weak");
+        assert_eq!(told(&only(&["events/t"])).await.0, []);
+        let (refusals, alters) = told(&replacing()).await;
+        assert_eq!(alters, [""; 0], "it may not alter \"app\"");
+        assert!(
+            refusals.iter().any(|(what, _)| what.contains("may not replace database \"postgres\"")),
+            "{refusals:?}"
+        );
+        let scratch = tempfile::tempdir().expect("a directory");
+        target().apply(&snapshot, &only(&["events/t"]), &run_context(scratch.path())).await.expect("restored");
+        let owner = "SELECT relowner::regrole FROM pg_class WHERE oid = 't'::regclass";
+        assert_eq!(other.sql("events", owner), "app");
+        // A role that the restore makes is not its member either.
+        other.sql("postgres", "DROP DATABASE events; DROP ROLE app; ALTER ROLE weak CREATEROLE");
+        let (refusals, _) = told(&only(&["events"])).await;
+        assert!(refusals.iter().any(|(what, _)| what == belongs), "{refusals:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_a_role_may_not_restore_is_told_once_with_names() {
     let test = "what_a_role_may_not_restore";
     let Some(server) = PostgresServer::start(test, 15) else { return };

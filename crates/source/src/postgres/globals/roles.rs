@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use lifeboat_model::words::counted;
 
 use super::made_unless_there;
+use crate::postgres::rights::Rights;
 use crate::postgres::sql::{self, Token};
 
 /// How many roles a note names.
@@ -78,6 +79,8 @@ pub(in crate::postgres) struct Leave {
     pub(in crate::postgres) own: String,
     /// Whether roles that are there get back what the snapshot has of them.
     pub(in crate::postgres) alter: bool,
+    /// What the role that restores may do.
+    pub(in crate::postgres) rights: Rights,
 }
 
 impl Leave {
@@ -85,7 +88,11 @@ impl Leave {
     /// that is allowed. Who belongs to a role that it makes belongs to it again.
     pub(in crate::postgres) fn sets(&self, role: &str, of_it: &Trait, is_made: impl Fn(&str) -> bool) -> bool {
         let membership = of_it.of_membership();
-        is_made(role) || membership.is_some_and(is_made) || self.alter && (membership.is_some() || role != self.own)
+        let may = || match membership {
+            Some(of) => self.rights.may_alter(of),
+            None => role != self.own && self.rights.may_alter(role),
+        };
+        is_made(role) || membership.is_some_and(is_made) || self.alter && may()
     }
 }
 
@@ -100,6 +107,11 @@ impl Roles {
             }
         }
         Self { roles, with_passwords }
+    }
+
+    /// Whether `role` has this member.
+    pub(in crate::postgres) fn has_member(&self, role: &str, member: &str) -> bool {
+        self.roles.get(member).is_some_and(|traits| traits.contains_key(&Trait::Member(role.to_owned())))
     }
 
     /// Notes that a role was just made.
