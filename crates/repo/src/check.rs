@@ -5,7 +5,7 @@
 //! key; what snapshots need wants a maintainer's; what is in a record, and which entries are hit, an
 //! identity's. It never stops at the first problem, and changes nothing.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use futures::TryStreamExt;
 use lifeboat_model::flow::RunContext;
@@ -175,6 +175,8 @@ pub(crate) struct Survey {
     pub(crate) bad: BadPacks,
     /// Snapshots.
     pub(crate) roots: Vec<Root>,
+    /// Snapshot roots whose bytes in the store are not those that their names seal.
+    pub(crate) damaged_roots: BTreeSet<ObjectHash>,
     /// Chunks that snapshots need and of which no good copy is left.
     pub(crate) lost: HashSet<ChunkId>,
     /// Packs that were read and are sound.
@@ -192,7 +194,7 @@ pub(crate) async fn survey(
     count_all(repository, &mut report).await?;
     objects::keys(repository, &mut report).await?;
     objects::small(repository, &mut report).await?;
-    let roots = objects::roots(repository, remembered, &mut report).await?;
+    let (roots, damaged_roots) = objects::roots(repository, remembered, &mut report).await?;
     let mut scan = Scan::read(repository.store(), repository.access(), ctx).await?;
     for (object, why) in &scan.bad {
         report.bad_object(object, why);
@@ -219,7 +221,7 @@ pub(crate) async fn survey(
         entries::hit(repository, &roots, &hurt, &mut report).await?;
     }
     let lost = hurt.into_keys().collect();
-    Ok(Survey { report, scan, bad, roots, lost, sound })
+    Ok(Survey { report, scan, bad, roots, damaged_roots, lost, sound })
 }
 
 /// Counts what is in the store and notes names that mean nothing.

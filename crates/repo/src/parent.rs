@@ -32,8 +32,8 @@ const RECORD_HEAD_BYTES: usize = 16 + 16 + 4 + 8;
 const FENCE_BYTES: usize = 8 << 10;
 /// A fence: a key, an offset.
 const FENCE_RECORD_BYTES: usize = 16 + 8;
-/// What is read at a fence. All records of a fence start in there.
-const BLOCK_BYTES: usize = FENCE_BYTES + RECORD_HEAD_BYTES + 980;
+/// What is read at a fence: all its records start in there, and short heads of the last one end there.
+const BLOCK_BYTES: usize = FENCE_BYTES + 1024;
 /// Blocks that are kept: as many directories may be gone through at once.
 const BLOCKS_KEPT: usize = 16;
 const PAGE_BYTES: usize = 32 + 4;

@@ -105,7 +105,7 @@ impl Repair {
         }
         let reading = if scope.read_data { Reading::All } else { Reading::Nothing };
         let survey = survey(repository, &reading, remembered, ctx).await?;
-        let roots = roots::DamagedRoots::find(repository, remembered).await?;
+        let roots = roots::DamagedRoots::sort(repository, &survey.damaged_roots).await?;
         Ok(Self { survey, roots, remembered: remembered.to_vec() })
     }
 
@@ -118,7 +118,7 @@ impl Repair {
         let known: HashMap<ObjectHash, BadPart> =
             self.bad_packs().map(|(pack, part)| (pack.hash, part.clone())).collect();
         let survey = survey(repository, &Reading::Known(&known), &self.remembered, ctx).await?;
-        let roots = roots::DamagedRoots::find(repository, &self.remembered).await?;
+        let roots = roots::DamagedRoots::sort(repository, &survey.damaged_roots).await?;
         Ok(Self { survey, roots, remembered: self.remembered })
     }
 

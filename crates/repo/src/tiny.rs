@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use lifeboat_model::flow::{BodyError, Clock, ContentSink, EntryReader, EntryVisitor, Piece, RunContext};
+use lifeboat_model::flow::{Clock, EntryReader, RunContext};
 use lifeboat_model::{ChunkId, EntryKind, EntryMeta, EntryPath, ObjectHash, RecoveryPoint, SnapshotId, SourceName};
 use lifeboat_store::Store;
+use lifeboat_testkit::content::{content, contents};
 
 use crate::access::{Access, DomainKeys};
 use crate::crypt::{Secret, random};
@@ -378,56 +378,22 @@ pub(crate) async fn open(store: &Arc<dyn Store>, access: &Access, ctx: &RunConte
 
 /// Everything in a snapshot.
 pub(crate) async fn restore(repository: &Repository, id: SnapshotId) -> Result<Files, RepoError> {
-    #[derive(Default)]
-    struct Take(Vec<lifeboat_model::flow::Entry>, Vec<u8>);
-    #[async_trait]
-    impl EntryVisitor for Take {
-        async fn visit(&mut self, entry: lifeboat_model::flow::Entry) -> Result<(), BodyError> {
-            self.0.push(entry);
-            Ok(())
-        }
-    }
-    #[async_trait]
-    impl ContentSink for Take {
-        async fn piece(&mut self, piece: Piece) -> Result<(), BodyError> {
-            if let Piece::Data(bytes) = piece {
-                self.1.extend_from_slice(&bytes);
-            }
-            Ok(())
-        }
-    }
     let broken =
         |error: &dyn std::error::Error| RepoError::Missing { object: format!("{error}: {:?}", error.source()) };
     let reader = repository.reader(&id).await?;
-    let mut take = Take::default();
-    reader.walk(None, &mut take).await.map_err(|error| broken(&error))?;
-    let mut files = Files::new();
-    for entry in std::mem::take(&mut take.0) {
-        reader.content(&entry, &mut take).await.map_err(|error| broken(&error))?;
-        let path = String::from_utf8_lossy(entry.path.as_bytes()).into_owned();
-        files.insert(path, std::mem::take(&mut take.1));
-    }
-    Ok(files)
+    let all = contents(&reader).await.map_err(|error| broken(&error))?;
+    Ok(all
+        .into_iter()
+        .map(|(entry, bytes)| (String::from_utf8_lossy(entry.path.as_bytes()).into_owned(), bytes))
+        .collect())
 }
 
 /// The content of one entry.
 pub(crate) async fn restore_each(repository: &Repository, id: SnapshotId, path: &str) -> Result<Vec<u8>, String> {
-    struct Take(Vec<u8>);
-    #[async_trait]
-    impl ContentSink for Take {
-        async fn piece(&mut self, piece: Piece) -> Result<(), BodyError> {
-            if let Piece::Data(bytes) = piece {
-                self.0.extend_from_slice(&bytes);
-            }
-            Ok(())
-        }
-    }
     let path = EntryPath::new(path).expect("a path");
     let reader = repository.reader(&id).await.map_err(|error| error.to_string())?;
     let entry = reader.entry(&path).await.map_err(|error| error.to_string())?.ok_or("no such entry")?;
-    let mut take = Take(Vec::new());
-    reader.content(&entry, &mut take).await.map_err(|error| error.to_string())?;
-    Ok(take.0)
+    content(&reader, &entry).await.map_err(|error| error.to_string())
 }
 
 /// A context whose scratch is `scratch`, with that clock.

@@ -7,6 +7,7 @@
 pub mod files;
 
 pub mod postgres;
+mod workers;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -2,6 +2,7 @@
 //! servers. Never a dependency of the product.
 
 pub mod bench_data;
+pub mod content;
 pub mod context;
 pub mod crash;
 pub mod effort;

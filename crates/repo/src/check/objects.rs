@@ -183,12 +183,12 @@ async fn of_type<T: Small + Send>(repository: &Repository, report: &mut CheckRep
     Ok(())
 }
 
-/// Root objects and their chains. Returns those that are snapshots.
+/// Root objects and their chains. Returns those that are snapshots, and the names of those that are damaged.
 pub(super) async fn roots(
     repository: &Repository,
     remembered: &[RememberedHead],
     report: &mut CheckReport,
-) -> Result<Vec<Root>, RepoError> {
+) -> Result<(Vec<Root>, BTreeSet<ObjectHash>), RepoError> {
     let kind = ObjectType::SnapshotRoot;
     let listed = inventory::list(repository.store(), kind.prefix()).await?;
     let access = repository.access();
@@ -233,5 +233,5 @@ pub(super) async fn roots(
         }
     }
     report.snapshots = roots.len() as u64;
-    Ok(roots)
+    Ok((roots, list.damaged()))
 }

@@ -1,5 +1,7 @@
 //! Roots whose bytes in the store are not what was written.
 
+use std::collections::BTreeSet;
+
 use lifeboat_model::flow::RunContext;
 use lifeboat_model::{ObjectHash, SnapshotId};
 use lifeboat_store::PutMode;
@@ -8,7 +10,6 @@ use super::remove_broken;
 use crate::error::RepoError;
 use crate::forget::{keeper, put};
 use crate::object::ObjectType;
-use crate::remember::RememberedHead;
 use crate::repository::Repository;
 use crate::small::{self, Forget};
 
@@ -24,9 +25,10 @@ pub(super) struct DamagedRoots {
 }
 
 impl DamagedRoots {
-    pub(super) async fn find(repository: &Repository, remembered: &[RememberedHead]) -> Result<Self, RepoError> {
+    /// Tells what can be done about each of these.
+    pub(super) async fn sort(repository: &Repository, damaged: &BTreeSet<ObjectHash>) -> Result<Self, RepoError> {
         let mut found = Self::default();
-        for root in repository.snapshots(remembered).await?.damaged() {
+        for &root in damaged {
             let place = if repository.kept_root(root).await?.is_some() {
                 &mut found.kept
             } else if repository.accepts(&root) {

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use lifeboat_model::flow::{BodyError, ContentSink, Entry, EntryReader, EntryVisitor, Piece, RunContext};
+use lifeboat_model::flow::RunContext;
 use lifeboat_model::{SnapshotId, SourceName, StackName};
 use lifeboat_repo::check::{CheckScope, check};
 use lifeboat_repo::crypt::VerifyKey;
@@ -19,6 +18,7 @@ use lifeboat_repo::{
 };
 use lifeboat_store::Store;
 use lifeboat_store::memory::MemoryStore;
+use lifeboat_testkit::content::contents;
 use lifeboat_testkit::context::{FakeClock, run_context};
 use lifeboat_testkit::stale::StaleStore;
 
@@ -268,35 +268,13 @@ impl Site {
 
 /// Everything in a snapshot.
 async fn restore(repository: &Repository, id: SnapshotId) -> Result<Files, String> {
-    #[derive(Default)]
-    struct Take(Vec<Entry>, Vec<u8>);
-    #[async_trait]
-    impl EntryVisitor for Take {
-        async fn visit(&mut self, entry: Entry) -> Result<(), BodyError> {
-            self.0.push(entry);
-            Ok(())
-        }
-    }
-    #[async_trait]
-    impl ContentSink for Take {
-        async fn piece(&mut self, piece: Piece) -> Result<(), BodyError> {
-            if let Piece::Data(bytes) = piece {
-                self.1.extend_from_slice(&bytes);
-            }
-            Ok(())
-        }
-    }
     fn told(error: &dyn std::error::Error) -> String {
         error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
     }
     let reader = repository.reader(&id).await.map_err(|error| told(&error))?;
-    let mut take = Take::default();
-    reader.walk(None, &mut take).await.map_err(|error| told(&error))?;
-    let mut files = Files::new();
-    for entry in std::mem::take(&mut take.0) {
-        reader.content(&entry, &mut take).await.map_err(|error| told(&error))?;
-        let path = String::from_utf8_lossy(entry.path.as_bytes()).into_owned();
-        files.insert(path, std::mem::take(&mut take.1));
-    }
-    Ok(files)
+    let all = contents(&reader).await.map_err(|error| told(&error))?;
+    Ok(all
+        .into_iter()
+        .map(|(entry, bytes)| (String::from_utf8_lossy(entry.path.as_bytes()).into_owned(), bytes))
+        .collect())
 }

@@ -6,12 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use lifeboat_model::flow::{BodyError, ContentSink, Entry, EntryReader, EntryVisitor, Piece};
 use lifeboat_model::{Digest, SnapshotId};
 use lifeboat_repo::{KeyFile, Keys, Repository, open_access};
 use lifeboat_store::Store;
 use lifeboat_store::local::LocalStore;
+use lifeboat_testkit::content::contents;
 use serde_json::Value as Json;
 
 use crate::made::Made;
@@ -76,40 +75,11 @@ pub(crate) async fn read(dir: &Path) {
     }
 }
 
-#[derive(Default)]
-struct Take {
-    entries: Vec<Entry>,
-    bytes: Vec<u8>,
-}
-
-#[async_trait]
-impl EntryVisitor for Take {
-    async fn visit(&mut self, entry: Entry) -> Result<(), BodyError> {
-        self.entries.push(entry);
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl ContentSink for Take {
-    async fn piece(&mut self, piece: Piece) -> Result<(), BodyError> {
-        match piece {
-            Piece::Data(bytes) => self.bytes.extend_from_slice(&bytes),
-            Piece::Hole(length) => self.bytes.resize(self.bytes.len() + usize::try_from(length)?, 0),
-        }
-        Ok(())
-    }
-}
-
 /// Hashes of content by path, as the product restores them; empty where there is none.
 async fn restored(repository: &Repository, id: SnapshotId) -> BTreeMap<String, String> {
     let reader = repository.reader(&id).await.expect("a reader");
-    let mut take = Take::default();
-    reader.walk(None, &mut take).await.expect("walked");
     let mut hashes = BTreeMap::new();
-    for entry in std::mem::take(&mut take.entries) {
-        reader.content(&entry, &mut take).await.expect("read");
-        let bytes = std::mem::take(&mut take.bytes);
+    for (entry, bytes) in contents(&reader).await.expect("read") {
         let hash = if bytes.is_empty() { String::new() } else { hex::encode(Digest::of(&bytes).0) };
         hashes.insert(Json::from(shown(entry.path.as_bytes())).to_string(), hash);
     }

@@ -14,12 +14,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use lifeboat_model::flow::{
-    Body, BodyError, BodyRead, Cancel, EntrySink, Kept, PIECE_BYTES_MAX, Piece, RunContext, Shape, SinkError,
+    Body, BodyError, BodyRead, Cancel, EntrySink, Kept, PIECE_BYTES_MAX, Piece, RunContext, Shape,
 };
 use lifeboat_model::{EntryKind, EntryMeta, EntryPath, Fingerprint, RecoveryPoint};
 use rustix::fs::Stat;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
 use super::attributes;
 use super::broke;
@@ -27,6 +26,7 @@ use super::content::{Failure, FileBody, Opened, Told, Unread, open};
 use super::meta::{At, Names, ctime_ns, fingerprint, links_of, size_of, unchanged};
 use super::walk::{Event, Found, Inode, Plan, Purpose, Walker};
 use crate::SourceError;
+use crate::workers::Workers;
 
 /// Batches that are worked on at once, and as many wait.
 const IN_FLIGHT: usize = 8;
@@ -165,33 +165,20 @@ impl Run {
     /// Works on the batches in tasks of their own. All have ended when this returns, and after a failure
     /// nobody listens to the walk.
     async fn work(self: &Arc<Self>, mut batches: mpsc::Receiver<Vec<Event>>) -> Result<(), SourceError> {
-        let (mut tasks, mut listening, mut refused) = (JoinSet::new(), true, None);
-        loop {
+        let (mut workers, mut listening) = (Workers::default(), true);
+        while listening && !workers.is_refused() {
             tokio::select! {
-                batch = batches.recv(), if listening && tasks.len() < IN_FLIGHT => match batch {
+                batch = batches.recv(), if workers.len() < IN_FLIGHT => match batch {
                     Some(batch) => {
                         let run = Arc::clone(self);
-                        tasks.spawn(async move { run.batch(batch).await });
+                        workers.spawn(async move { run.batch(batch).await });
                     }
                     None => listening = false,
                 },
-                ended = tasks.join_next(), if !tasks.is_empty() => {
-                    let ended = ended.expect("there are tasks").map_err(|error| broke("reading files", error));
-                    match ended.and_then(|worked| worked) {
-                        Ok(()) => {}
-                        // Another task made the sink refuse, and says why as soon as it gets there.
-                        Err(error @ SourceError::Sink(SinkError::Poisoned(_))) => {
-                            (listening, refused) = (false, Some(error));
-                        }
-                        Err(error) => {
-                            tasks.shutdown().await;
-                            return Err(error);
-                        }
-                    }
-                }
-                else => return refused.map_or(Ok(()), Err),
+                Some(ended) = workers.ended() => workers.judge(ended).await?,
             }
         }
+        workers.all().await
     }
 
     async fn batch(&self, batch: Vec<Event>) -> Result<(), SourceError> {

@@ -14,7 +14,6 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use lifeboat_model::flow::{Body, EntrySink, RunContext, Shape, SinkError};
 use lifeboat_model::{EntryKind, EntryMeta, EntryPath, RecoveryPoint};
-use tokio::task::JoinSet;
 
 use super::client::{MAY_READ_LARGE_OBJECTS, Server, Session, denied, failure};
 use super::data::{
@@ -26,6 +25,7 @@ use super::tool::Tools;
 use super::version::{SERVER_MAJORS, major_of};
 use super::{PostgresConfig, globals, structure};
 use crate::SourceError;
+use crate::workers::Workers;
 
 /// How many tables one statement locks.
 const LOCK_BATCH: usize = 200;
@@ -326,30 +326,12 @@ impl Dump {
     ) -> Result<BTreeMap<String, TableCount>, SourceError> {
         let jobs = jobs.clamp(1, tasks.len().max(1));
         let reading = Arc::new(Reading { root, snapshot, queue: Mutex::new(tasks), counts: Mutex::default() });
-        let mut workers = JoinSet::new();
+        let mut workers = Workers::default();
         for _ in 0..jobs {
             workers.spawn(Arc::clone(self).work(Arc::clone(&reading)));
         }
-        let mut failed = None;
-        while let Some(ended) = workers.join_next().await {
-            match ended {
-                Ok(Ok(())) => {}
-                // Another worker made the sink refuse, and says why as soon as it gets there.
-                Ok(Err(error @ SourceError::Sink(SinkError::Poisoned(_)))) => failed = failed.or(Some(error)),
-                Ok(Err(error)) => {
-                    failed = Some(error);
-                    workers.shutdown().await;
-                }
-                Err(broken) => match broken.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    Err(_) => failed = failed.or(Some(SourceError::Cancelled)),
-                },
-            }
-        }
-        match failed {
-            Some(error) => Err(error),
-            None => Ok(std::mem::take(&mut *locked(&reading.counts))),
-        }
+        workers.all().await?;
+        Ok(std::mem::take(&mut *locked(&reading.counts)))
     }
 
     /// Takes tasks from the queue until it is empty, on a session of its own.

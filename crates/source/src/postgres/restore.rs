@@ -220,15 +220,15 @@ impl Target for PostgresTarget {
         out.free_bytes = swap::free_bytes(&admin, &self.server).await;
         let known = Known::of(&admin).await?;
         let leave = leave(&admin, facts.major, options).await?;
-        match self.tools(newest(data, &aims).await?, &facts, &Cancel::default()).await {
-            Ok(tools) if aims.iter().any(|aim| aim.parts.is_none()) => {
-                let script = archive::globals(data).await?;
+        let whole = aims.iter().any(|aim| aim.parts.is_none());
+        let globals = if whole { Some(Roles::parse(&archive::globals(data).await?, true)) } else { None };
+        match (self.tools(newest(data, &aims).await?, &facts, &Cancel::default()).await, &globals) {
+            (Ok(tools), Some(globals)) => {
                 let now = self.roles(&admin, &tools, &Cancel::default()).await?;
-                let plan = roles::plan(&Roles::parse(&script, true), &now, &leave, |role| !known.lacks(role));
-                tell_roles(plan, &mut out);
+                tell_roles(roles::plan(globals, &now, &leave, |role| !known.lacks(role)), &mut out);
             }
-            Ok(_) => {}
-            Err(error) => {
+            (Ok(_), None) => {}
+            (Err(error), _) => {
                 let hint = error.hint().map(str::to_owned);
                 out.refusals.push(Finding { verdict: Verdict::Bad, what: error.to_string(), hint });
             }
@@ -253,8 +253,6 @@ impl Target for PostgresTarget {
                 format!("leave database {name:?}: named like one that a restore makes, it bears no mark of it")
             });
         }
-        let whole = aims.iter().any(|aim| aim.parts.is_none());
-        let globals = if whole { Some(Roles::parse(&archive::globals(data).await?, true)) } else { None };
         let extensions = swap::extensions(&admin).await?;
         let present = swap::databases(&admin).await?;
         for aim in &aims {
