@@ -235,17 +235,19 @@ impl Repair {
         }
         let signer = keeper(repository.access(), "a repair")?;
         let known = quarantines(repository).await?;
-        let known: BTreeSet<ChunkId> = known.into_iter().flat_map(|(_, chunks)| chunks).collect();
-        let mut chunks: Vec<ChunkId> =
-            self.survey.lost.iter().filter(|id| !known.contains(id)).take(QUARANTINE_MAX).copied().collect();
-        chunks.sort_unstable();
-        if chunks.is_empty() {
-            return Ok(());
-        }
-        // Ids are keyed by the domain: those of another one mean nothing there.
-        for keys in self.domains().iter().filter_map(|domain| repository.access().domains.get(domain)) {
-            let why = "no good copy is left".to_owned();
-            let word = Quarantine { time: ctx.clock.now(), chunks: chunks.clone(), why };
+        // Ids are keyed by the domain: those of another one mean nothing there. A repair that died may have told
+        // some domains and not others.
+        for domain in self.domains() {
+            let Some(keys) = repository.access().domains.get(&domain) else { continue };
+            let told: BTreeSet<&ChunkId> =
+                known.iter().filter(|(_, of, _)| *of == domain).flat_map(|(.., chunks)| chunks).collect();
+            let mut chunks: Vec<ChunkId> =
+                self.survey.lost.iter().filter(|id| !told.contains(id)).take(QUARANTINE_MAX).copied().collect();
+            if chunks.is_empty() {
+                continue;
+            }
+            chunks.sort_unstable();
+            let word = Quarantine { time: ctx.clock.now(), chunks, why: "no good copy is left".to_owned() };
             let (name, bytes) = small::encode(&word, &keys.index, signer);
             put(repository.store(), &name, bytes).await?;
         }
@@ -316,7 +318,7 @@ impl Repair {
                 removed += u64::from(remove_broken(repository, key, hash).await?);
             }
         }
-        for (key, chunks) in quarantines(repository).await? {
+        for (key, _, chunks) in quarantines(repository).await? {
             if !chunks.iter().any(|id| self.survey.lost.contains(id)) {
                 repository.store().delete(&key).await?;
                 removed += 1;
@@ -339,10 +341,11 @@ async fn remove_broken(repository: &Repository, key: &Key, hash: ObjectHash) -> 
     Ok(broken)
 }
 
-/// Every quarantine with its chunks.
-async fn quarantines(repository: &Repository) -> Result<Vec<(Key, Vec<ChunkId>)>, RepoError> {
+/// Every quarantine with its domain and chunks.
+async fn quarantines(repository: &Repository) -> Result<Vec<(Key, DomainId, Vec<ChunkId>)>, RepoError> {
     let found = inventory::small::<Quarantine>(repository.store(), repository.access()).await?;
-    Ok(found.into_iter().filter_map(|(object, word)| Some((object.key, word.ok()?.value.chunks))).collect())
+    let good = found.into_iter().filter_map(|(object, word)| Some((object.key, word.ok()?)));
+    Ok(good.map(|(key, word)| (key, word.domain, word.value.chunks)).collect())
 }
 
 /// Puts a copy of the keyring back from the other one. The roster seals its bytes.

@@ -149,10 +149,6 @@ async fn every_pair(mut which: impl FnMut(Act) -> bool) {
             for number in (0..own).filter(|number| effort::is_tried(*number, shift, usual)) {
                 let what = (*act, *between, *stage);
                 Box::pin(try_one(&base, what, number, None)).await;
-                // A repair that is cut off is tried alone.
-                if *stage == Stage::Damaged {
-                    continue;
-                }
                 // And something happens to the other one as well, at one of its calls.
                 let mut random = Numbers::new(number);
                 let fault = *random.pick(&Fault::ALL);
