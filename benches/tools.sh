@@ -58,8 +58,9 @@ sources:
   data:
     kind: files
     paths: [$2]
+    paged: [${PAGED_NAMES:-}]
 YAML
-      lifeboat init ;;
+      lifeboat init --grace "${GRACE:-48h}" ;;
     restic) restic init ;;
     kopia)
       "$KOPIA" --config-file="$work/kopia/state/config" --log-dir="$work/kopia/state/logs" repository create filesystem \
@@ -134,10 +135,11 @@ tool_check() {
   esac
 }
 
-# tool_prune TOOL KEEP: forgets all but the newest KEEP snapshots, and frees what they alone used
+# tool_prune TOOL KEEP: forgets all but the newest KEEP snapshots, and frees what they alone used.
+# Lifeboat deletes when its grace period is over, by tool_free.
 tool_prune() {
   case $1 in
-    lifeboat) lifeboat forget && lifeboat prune --yes && lifeboat prune --yes ;;
+    lifeboat) lifeboat forget --yes && lifeboat prune --yes ;;
     restic) restic forget --keep-last "$2" --prune ;;
     kopia)
       kopia policy set --global --keep-latest="$2" --keep-hourly=0 --keep-daily=0 --keep-weekly=0 --keep-monthly=0 --keep-annual=0
@@ -147,6 +149,8 @@ tool_prune() {
     borg2) borg2 prune --keep-last "$2" && borg2 compact ;;
   esac
 }
+
+tool_free() { lifeboat prune --yes; }
 
 # timed WORK TOOL FUNCTION ARGUMENTS...: wall seconds, CPU seconds and peak memory of the tool's process into $results.
 # The page cache is emptied first where the user may. Functions cannot be started by time(1): the tool is its child.
@@ -163,4 +167,4 @@ timed() {
 # note WORK TOOL NUMBER: a figure that is not a time
 note() { echo "$1 $2 $3 0 0 0" >>"$results"; }
 # Of files alone: some peers make hundreds of directories.
-repo_bytes() { find "$work/$1/repo" -type f -printf '%s\n' | awk '{ sum += $1 } END { printf "%d\n", sum }'; }
+repo_bytes() { find "$work/$1/repo" -type f -printf '%s\n' | awk '{ sum += $1 } END { printf "%.0f\n", sum }'; }

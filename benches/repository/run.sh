@@ -8,7 +8,8 @@
 #         million   unchanged second backup of MILLION (1000000) files; one of them restored
 #         newest, anywhere   DAYS (30) daily dumps of a table of TABLE (1024) MB: growth of the repository
 #         paged     a file of PAGED (4096) MB with 1 % of its 8 KiB pages overwritten: growth
-#         prune     SNAPSHOTS (365) snapshots of a small tree of which all but KEEP (65) go
+#         prune     SNAPSHOTS (365) snapshots of MEGABYTES_PRUNE (128) of mixed files of which all but KEEP (65) go;
+#                   once more while a backup runs
 # CODEC   same: zstd at level 3 for all; own: each tool's default
 # A peer that is not there (RESTIC, KOPIA, RUSTIC, BORG, BORG2) is named and left out.
 set -euo pipefail
@@ -79,44 +80,41 @@ tree() {
 }
 
 million() {
-  local tool one
-  if [ ! -d "$work/many" ]; then
-    python3 "$benches/repository/many.py" "$work/many" "${MILLION:-1000000}"
-  fi
+  local tool one run
+  python3 "$benches/repository/many.py" "$work/many" "${MILLION:-1000000}"
   data=$work/many
   one=$(find "$data" -type f -name '*77.txt' | sort | sed -n 5p)
   for tool in "${tools[@]}"; do
     init "$tool"
     timed million-first "$tool" tool_backup "$tool" "$data" one
-    timed million-unchanged "$tool" tool_backup "$tool" "$data" two
-    restored
-    timed million-one-file "$tool" tool_one "$tool" "$work/restored" two "$one"
-    find "$work/restored" -type f -exec cmp -s {} "$one" \; -print | grep -q . || { echo "$tool did not restore the one file" >&2; echo "$tool one" >>"$work/failures"; }
+    for run in $(seq "$runs"); do
+      timed million-unchanged "$tool" tool_backup "$tool" "$data" "again-$run"
+      restored
+      timed million-one-file "$tool" tool_one "$tool" "$work/restored" "again-$run" "$one"
+      find "$work/restored" -type f -exec cmp -s {} "$one" \; -print | grep -q . || { echo "$tool did not restore the one file" >&2; echo "$tool one" >>"$work/failures"; }
+    done
     forget_tool "$tool"
   done
+  rm -rf "$data"
   data=$work/data
 }
 
-# A day's dump is a new file of the same name: nothing about it tells what changed.
+# A day's dump is a new file of the same name: nothing about it tells what changed. The same days for each tool.
 days() {
-  local kind=$1 tool day before after rest
-  rm -rf "$data"
-  mkdir "$data"
-  "$make_data" rows "$data/dump.sql" "${TABLE:-1024}" 42
+  local kind=$1 tool day first changed rest
   for tool in "${tools[@]}"; do
+    rm -rf "$data"
+    mkdir "$data"
+    "$make_data" rows "$data/dump.sql" "${TABLE:-1024}" 42
     init "$tool"
     timed "$kind-first" "$tool" tool_backup "$tool" "$data" "day-0"
-    repo_bytes "$tool" >"$work/$tool.first"
-  done
-  local changed=0
-  for day in $(seq "${DAYS:-30}"); do
-    read -r _ _ rest < <("$make_data" "$kind" "$data/dump.sql" "$day" 42)
-    changed=$((changed + rest))
-    for tool in "${tools[@]}"; do timed "$kind-day" "$tool" tool_backup "$tool" "$data" "day-$day"; done
-  done
-  for tool in "${tools[@]}"; do
-    before=$(cat "$work/$tool.first") after=$(repo_bytes "$tool")
-    note "$kind-growth" "$tool" $((after - before))
+    first=$(repo_bytes "$tool") changed=0
+    for day in $(seq "${DAYS:-30}"); do
+      read -r _ _ rest < <("$make_data" "$kind" "$data/dump.sql" "$day" 42)
+      changed=$((changed + rest))
+      timed "$kind-day" "$tool" tool_backup "$tool" "$data" "day-$day"
+    done
+    note "$kind-growth" "$tool" $(($(repo_bytes "$tool") - first))
     restored
     timed "$kind-restore" "$tool" tool_restore "$tool" "$work/restored" "day-${DAYS:-30}"
     same_as_data "$tool"
@@ -130,10 +128,12 @@ paged() {
   rm -rf "$data"
   mkdir "$data"
   "$make_data" pages "$data/base.db" "${PAGED:-4096}" 42
+  export PAGED_NAMES='"*.db"'
   for tool in "${tools[@]}"; do
     init "$tool"
     timed paged-first "$tool" tool_backup "$tool" "$data" one
   done
+  unset PAGED_NAMES
   "$make_data" change "$data/base.db" 10 "$run"
   note paged-growth changed-bytes $((${PAGED:-4096} * 1048576 / 100))
   for tool in "${tools[@]}"; do
@@ -147,32 +147,59 @@ paged() {
   done
 }
 
+# Each run prunes the same history. Lifeboat waits for its grace period, here a second, between its two steps: the
+# wait is left out, both steps count.
 prune() {
-  local tool number
-  rm -rf "$data"
-  "$make_data" mixed "$data" "${MEGABYTES_PRUNE:-256}" 42
-  export KEEP=${KEEP:-65}
-  for tool in "${tools[@]}"; do init "$tool"; done
-  for number in $(seq "${SNAPSHOTS:-365}"); do
-    "$make_data" change "$data" 4 "$number"
-    for tool in "${tools[@]}"; do tool_backup "$tool" "$data" "n-$number" >"$work/out" 2>&1 || { echo "$tool: backup $number failed" >&2; tail -3 "$work/out" >&2; }; done
-  done
+  local tool number run keep=${KEEP:-65} beside
   for tool in "${tools[@]}"; do
+    rm -rf "$data"
+    "$make_data" mixed "$data" "${MEGABYTES_PRUNE:-128}" 42
+    KEEP=$keep GRACE=1s init "$tool"
+    for number in $(seq "${SNAPSHOTS:-365}"); do
+      "$make_data" change "$data" 4 "$number"
+      tool_backup "$tool" "$data" "n-$number" >"$work/out" 2>&1 || { echo "$tool: backup $number failed" >&2; tail -3 "$work/out" >&2; }
+    done
     note prune-before "$tool" "$(repo_bytes "$tool")"
-    timed prune "$tool" tool_prune "$tool" "$KEEP"
-    note prune-after "$tool" "$(repo_bytes "$tool")"
+    mv "$work/$tool" "$work/$tool.history"
+    for run in $(seq "$runs"); do
+      rm -rf "${work:?}/$tool"
+      cp -a "$work/$tool.history" "$work/$tool"
+      timed prune "$tool" tool_prune "$tool" "$keep"
+      if [ "$tool" = lifeboat ]; then
+        sleep 1.5
+        timed prune "$tool" tool_free
+        add_last_two
+      fi
+      note prune-after "$tool" "$(repo_bytes "$tool")"
+    done
+    # And once more beside a backup: how each of the two ends.
+    rm -rf "${work:?}/$tool"
+    mv "$work/$tool.history" "$work/$tool"
+    "$make_data" change "$data" 500 1
+    tool_backup "$tool" "$data" beside >"$work/beside" 2>&1 &
+    beside=$!
+    tool_prune "$tool" "$keep" >"$work/out" 2>&1 || { echo "$tool: a prune beside a backup failed: $(tail -1 "$work/out")" >>"$work/told"; }
+    wait "$beside" || { echo "$tool: a backup beside a prune failed: $(tail -1 "$work/beside")" >>"$work/told"; }
     forget_tool "$tool"
   done
 }
 
+# Makes one result of the last two.
+add_last_two() {
+  awk '{ line[NR] = $0 } END {
+    for (i = 1; i <= NR - 2; i++) print line[i]
+    split(line[NR - 1], a, " "); split(line[NR], b, " ")
+    print a[1], a[2], a[3] + b[3], a[4] + b[4], a[5] + b[5], (a[6] > b[6] ? a[6] : b[6])
+  }' "$results" >"$work/sum" && mv "$work/sum" "$results"
+}
+
 for one in ${WORKS:-mixed}; do
-  for run in $(seq "$runs"); do
-    case $one in
-      newest | anywhere) days "$one" ;;
-      mixed | tree | million | paged | prune) "$one" "$run" ;;
-      *) echo "unknown work $one" >&2; exit 2 ;;
-    esac
-  done
+  case $one in
+    newest | anywhere) days "$one" ;;
+    million | prune) "$one" ;;
+    mixed | tree | paged) for run in $(seq "$runs"); do "$one" "$run"; done ;;
+    *) echo "unknown work $one" >&2; exit 2 ;;
+  esac
 done
 
 for tool in "${tools[@]}"; do tool_version "$tool"; done
@@ -193,4 +220,5 @@ awk '
       printf "%-18s %-10s %4d %16.2f %9.2f %9d %9.2f\n", works[i], tools[j], n[key], median(key), cpu[key] / n[key], peak[key] / 1024, base ? median(key) / base : 0
     }
   }' "$results"
+[ ! -s "$work/told" ] || cat "$work/told"
 if [ -s "$work/failures" ]; then echo "failed:"; sort "$work/failures" | uniq -c; exit 1; fi
