@@ -184,11 +184,13 @@ fn noise(length: usize) -> Vec<u8> {
 }
 
 /// What is at the end of each file of [`Pair::real_backup`].
-const HOLE_BYTES: u64 = 70_000;
+const HOLE_BYTES: u32 = 70_000;
 
 /// Those bytes, and the hole.
 fn before_hole(bytes: &[u8]) -> Vec<u8> {
-    [bytes, &[0; HOLE_BYTES as usize]].concat()
+    let mut all = bytes.to_vec();
+    all.resize(bytes.len() + HOLE_BYTES as usize, 0);
+    all
 }
 
 /// Pieces, the last one first.
@@ -222,7 +224,7 @@ impl Pair {
         let repository = repository.expect("opened");
         let writer = repository.writer(head, WriteOptions::default(), self.ctx.clone()).await.expect("a run");
         for (name, bytes) in files {
-            let mut pieces = vec![Piece::Hole(HOLE_BYTES)];
+            let mut pieces = vec![Piece::Hole(HOLE_BYTES.into())];
             pieces.extend(bytes.chunks(1 << 20).rev().map(|part| Piece::Data(bytes.slice_ref(part))));
             let body = Body::Stream { from: Box::new(Holey(pieces)), shape: Shape::Rows };
             let path = EntryPath::new(*name).expect("a path");
