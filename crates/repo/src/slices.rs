@@ -8,6 +8,9 @@
 //! are stored together as one small chunk. Where that would save little, or leave many fragments, the
 //! chunk is stored whole, so that old chunks do not live on for a few bytes each.
 //!
+//! What changed once often changes again, row by row: a slice that is not known is cut into *fine*
+//! slices, about a row each, which are looked up and remembered in its place.
+//!
 //! A map is a cache: it holds keyed hashes, no names and no content. Without it, chunks are still
 //! deduplicated as wholes.
 
@@ -23,7 +26,7 @@ mod plan;
 
 pub(crate) use file::{Segment, SliceMap, SliceMapWriter};
 pub(crate) use maps::SliceMaps;
-pub(crate) use plan::{Part, Window};
+pub(crate) use plan::{Part, Plan, Window};
 
 /// Length of a slice's keyed hash: two slices of one stream collide by chance once in 2^64 maps of
 /// 2^32 slices.
@@ -32,6 +35,11 @@ const HASH_BYTES: usize = 16;
 const PROFILE: Profile = Profile { min: 256, avg: 1024, max: 4096 };
 /// Pages of the usual databases are of this length or divide it.
 const PAGE_BYTES: usize = 8 << 10;
+/// A fine slice ends behind the first newline after so many bytes: that is where rows of dumps and lines
+/// end, and one byte in 256 of anything else is one.
+const FINE_BYTES_MIN: usize = 64;
+/// Or after so many.
+const FINE_BYTES_MAX: usize = 1024;
 
 /// The keyed hash of a slice.
 pub(crate) type SliceHash = [u8; HASH_BYTES];
@@ -74,11 +82,31 @@ impl Slicer {
                 Shape::Rows | Shape::Stream => self.cutter.cut(PROFILE, rest),
             };
             let (slice, after) = rest.split_at(length);
-            let hash = *self.key.mac(&[slice]).0.first_chunk().expect("a hash has 32 bytes");
-            out.push(Slice { hash, len: u32::try_from(length).expect("a slice is short") });
+            out.push(self.slice(slice));
             rest = after;
         }
         out
+    }
+
+    /// The fine slices of a slice, in order. A page has none but itself.
+    pub(crate) fn fine(&self, slice: &[u8]) -> Vec<Slice> {
+        if self.shape == Shape::Pages {
+            return vec![self.slice(slice)];
+        }
+        let (mut rest, mut out) = (slice, Vec::new());
+        while !rest.is_empty() {
+            let searched = rest.iter().take(FINE_BYTES_MAX).skip(FINE_BYTES_MIN);
+            let newline = searched.take_while(|byte| **byte != b'\n').count();
+            let (slice, after) = rest.split_at((FINE_BYTES_MIN + newline + 1).min(FINE_BYTES_MAX).min(rest.len()));
+            out.push(self.slice(slice));
+            rest = after;
+        }
+        out
+    }
+
+    fn slice(&self, bytes: &[u8]) -> Slice {
+        let hash = *self.key.mac(&[bytes]).0.first_chunk().expect("a hash has 32 bytes");
+        Slice { hash, len: u32::try_from(bytes.len()).expect("a slice is short") }
     }
 }
 

@@ -5,13 +5,17 @@ use std::io;
 
 use lifeboat_model::ChunkId;
 
-use super::{Place, Slice, SliceHash, SliceMap};
+use super::{Place, Slice, SliceHash, SliceMap, Slicer};
 
 /// Segments on each side of the place that was met last, in which slices are looked for: 16 MiB of
 /// rows, 64 MiB of anything else.
 const REACH: usize = 256;
 /// What a further part costs in the manifest, in references and at each restore, in stored bytes.
 const PART_COST: usize = 64;
+/// Slices without a known part in a row, after which the rest of a chunk is not cut finely: it is new.
+const MISSES_MAX: usize = 16;
+/// Slices around the place that was met last at most, where they are fine: 25 MiB.
+const LOADED_MAX: usize = 1 << 18;
 
 /// How a part of a chunk is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +31,32 @@ impl Part {
         match self {
             Self::Old(place) => place.len,
             Self::Fresh(len) => *len,
+        }
+    }
+}
+
+/// How to store a chunk, and what to remember of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub(crate) parts: Vec<Part>,
+    pub(crate) slices: Vec<Slice>,
+}
+
+/// The parts of a chunk as far as it was looked at.
+#[derive(Debug, Default)]
+struct Parts(Vec<Part>);
+
+impl Parts {
+    fn add(&mut self, len: u32, known: Option<Place>) {
+        match (known, self.0.last_mut()) {
+            (Some(place), Some(Part::Old(last)))
+                if last.chunk == place.chunk && last.offset + last.len == place.offset =>
+            {
+                last.len += place.len;
+            }
+            (Some(place), _) => self.0.push(Part::Old(place)),
+            (None, Some(Part::Fresh(fresh))) => *fresh += len,
+            (None, _) => self.0.push(Part::Fresh(len)),
         }
     }
 }
@@ -69,7 +99,7 @@ impl Window {
             }
             self.first += 1;
         }
-        while self.first + self.loaded.len() < to {
+        while self.first + self.loaded.len() < to && self.places.len() < LOADED_MAX {
             let number = self.first + self.loaded.len();
             let segment = self.map.segment(number)?;
             let hashes = segment.located().map(|(slice, place)| {
@@ -90,44 +120,57 @@ impl Window {
         self.map.number(chunk).map_or(Ok(()), |number| self.move_to(number))
     }
 
-    /// How to store a chunk that is not at hand as a whole. `at_hand` says whether a chunk may be
-    /// referred to.
+    /// How to store a chunk that is not at hand as a whole, of which these are the bytes and the slices.
+    /// `at_hand` says whether a chunk may be referred to.
     ///
     /// # Errors
     /// Of the disk.
     pub(crate) fn plan(
         &mut self,
-        chunk: &ChunkId,
+        by: &Slicer,
+        (chunk, plain): (&ChunkId, &[u8]),
         slices: &[Slice],
         at_hand: impl Fn(&ChunkId) -> bool,
-    ) -> io::Result<Vec<Part>> {
+    ) -> io::Result<Plan> {
         if self.loaded.is_empty() {
             self.move_to(0)?;
         }
         self.met(chunk)?;
-        let mut parts: Vec<Part> = Vec::new();
         let mut asked: HashMap<ChunkId, bool> = HashMap::new();
         let mut furthest = None;
+        let mut find = |slice: &Slice| {
+            let (place, segment) = self.places.get(&slice.hash)?;
+            let fits = place.len == slice.len && *asked.entry(place.chunk).or_insert_with(|| at_hand(&place.chunk));
+            furthest = furthest.max(fits.then_some(*segment));
+            fits.then_some(*place)
+        };
+        let (mut parts, mut looked, mut misses, mut rest) = (Parts::default(), Vec::new(), 0, plain);
         for slice in slices {
-            let known = self.places.get(&slice.hash).filter(|(place, _)| {
-                place.len == slice.len && *asked.entry(place.chunk).or_insert_with(|| at_hand(&place.chunk))
-            });
-            furthest = furthest.max(known.map(|(_, segment)| *segment));
-            match (known, parts.last_mut()) {
-                (Some((place, _)), Some(Part::Old(last)))
-                    if last.chunk == place.chunk && last.offset + last.len == place.offset =>
-                {
-                    last.len += place.len;
-                }
-                (Some((place, _)), _) => parts.push(Part::Old(*place)),
-                (None, Some(Part::Fresh(len))) => *len += slice.len,
-                (None, _) => parts.push(Part::Fresh(slice.len)),
+            let (bytes, after) = rest.split_at(slice.len as usize);
+            rest = after;
+            let known = find(slice);
+            if known.is_some() || misses == MISSES_MAX {
+                misses = if known.is_some() { 0 } else { misses };
+                parts.add(slice.len, known);
+                looked.push(*slice);
+                continue;
+            }
+            misses += 1;
+            for fine in by.fine(bytes) {
+                let known = find(&fine);
+                misses = if known.is_some() { 0 } else { misses };
+                parts.add(fine.len, known);
+                looked.push(fine);
             }
         }
         if let Some(segment) = furthest {
             self.move_to(segment)?;
         }
-        Ok(if pays(&parts) { parts } else { vec![Part::Fresh(slices.iter().map(|slice| slice.len).sum())] })
+        let Parts(mut parts) = parts;
+        if !pays(&parts) {
+            parts = vec![Part::Fresh(slices.iter().map(|slice| slice.len).sum())];
+        }
+        Ok(Plan { parts, slices: looked })
     }
 }
 

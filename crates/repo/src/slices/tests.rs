@@ -3,7 +3,7 @@ use std::collections::VecDeque;
 use lifeboat_model::Digest;
 use proptest::prelude::*;
 
-use super::plan::Part;
+use super::plan::{Part, Plan};
 use super::*;
 
 const KEY: Secret = Secret([3; 32]);
@@ -44,6 +44,12 @@ fn write(segments: &[Segment]) -> (tempfile::TempDir, std::path::PathBuf) {
 fn window(segments: &[Segment]) -> Window {
     let (_directory, path) = write(segments);
     Window::new(SliceMap::open(&path, &KEY, &BINDING).expect("a map"))
+}
+
+/// How a chunk is stored that is not at hand.
+fn parts(window: &mut Window, chunk: ChunkId, plain: &[u8], at_hand: impl Fn(&ChunkId) -> bool) -> Vec<Part> {
+    let own = slicer(Shape::Rows);
+    window.plan(&own, (&chunk, plain), &own.slices(plain), at_hand).expect("planned").parts
 }
 
 #[test]
@@ -95,7 +101,7 @@ fn a_change_refers_to_the_old_chunk_and_brings_a_slice_or_two() {
     let mut after = before.clone();
     after.splice(30_000..30_010, *b"some other length");
     let mut window = window(&[whole(0, &noise(9, 40_000)), whole(1, &before)]);
-    let parts = window.plan(&id(77), &slicer(Shape::Rows).slices(&after), |_| true).expect("planned");
+    let parts = parts(&mut window, id(77), &after, |_| true);
     let [Part::Old(first), Part::Fresh(fresh), Part::Old(last)] = parts[..] else { panic!("{parts:?}") };
     assert!(fresh < 8192, "{fresh}");
     assert_eq!((first.chunk, first.offset), (id(1), 0));
@@ -106,14 +112,13 @@ fn a_change_refers_to_the_old_chunk_and_brings_a_slice_or_two() {
 #[test]
 fn what_saves_little_or_is_not_at_hand_is_stored_whole() {
     let before = noise(4, 60_000);
-    let own = slicer(Shape::Rows);
     let mut window = window(&[whole(1, &before)]);
     let whole_chunk = |len| [Part::Fresh(len)];
-    assert_eq!(window.plan(&id(2), &own.slices(&before), |_| false).expect("planned"), whole_chunk(60_000));
+    assert_eq!(parts(&mut window, id(2), &before, |_| false), whole_chunk(60_000));
     let little = [&before[..9_000], &noise(5, 51_000)].concat();
-    assert_eq!(window.plan(&id(3), &own.slices(&little), |_| true).expect("planned"), whole_chunk(60_000));
+    assert_eq!(parts(&mut window, id(3), &little, |_| true), whole_chunk(60_000));
     let other = noise(6, 10_000);
-    assert_eq!(window.plan(&id(4), &own.slices(&other), |_| true).expect("planned"), whole_chunk(10_000));
+    assert_eq!(parts(&mut window, id(4), &other, |_| true), whole_chunk(10_000));
 }
 
 #[test]
@@ -126,9 +131,8 @@ fn the_window_follows_the_stream_and_a_known_chunk_moves_it_anywhere() {
     let chunks: Vec<Vec<u8>> = (0..2000).map(body).collect();
     let segments: Vec<_> = (0..).zip(&chunks).map(|(number, bytes)| whole(number, bytes)).collect();
     let mut window = window(&segments);
-    let own = slicer(Shape::Rows);
     let found = |window: &mut Window, number: usize| {
-        let parts = window.plan(&ChunkId::from([9; 32]), &own.slices(&chunks[number]), |_| true).expect("planned");
+        let parts = parts(window, ChunkId::from([9; 32]), &chunks[number], |_| true);
         matches!(parts[..], [Part::Old(place)] if place.chunk == segments[number].chunk)
     };
     assert!(found(&mut window, 0));
@@ -158,12 +162,14 @@ fn store(stream: &[u8], old: Option<&[Segment]>, chunks: &mut Chunks) -> Vec<Seg
         let (chunk, after) = rest.split_at(cutter.cut(small, rest));
         rest = after;
         let name = |bytes: &[u8]| ChunkId::from(*blake3::hash(bytes).as_bytes());
-        let (cut, cut_slices) = (name(chunk), own.slices(chunk));
+        let (cut, slices) = (name(chunk), own.slices(chunk));
         let len = u32::try_from(chunk.len()).expect("short");
-        let parts = match &mut window {
-            _ if chunks.contains_key(&cut) => vec![Part::Old(Place { chunk: cut, offset: 0, len })],
-            Some(window) => window.plan(&cut, &cut_slices, |id| chunks.contains_key(id)).expect("planned"),
-            None => vec![Part::Fresh(len)],
+        let Plan { parts, slices } = match &mut window {
+            _ if chunks.contains_key(&cut) => {
+                Plan { parts: vec![Part::Old(Place { chunk: cut, offset: 0, len })], slices }
+            }
+            Some(window) => window.plan(&own, (&cut, chunk), &slices, |id| chunks.contains_key(id)).expect("planned"),
+            None => Plan { parts: vec![Part::Fresh(len)], slices },
         };
         let (mut fresh, mut at) = (Vec::new(), 0);
         let mut places = VecDeque::new();
@@ -185,7 +191,7 @@ fn store(stream: &[u8], old: Option<&[Segment]>, chunks: &mut Chunks) -> Vec<Seg
                 Place { chunk: fresh_id, offset, len }
             }
         });
-        out.push(Segment { chunk: cut, places: places.collect(), slices: cut_slices });
+        out.push(Segment { chunk: cut, places: places.collect(), slices });
     }
     out
 }
@@ -193,6 +199,63 @@ fn store(stream: &[u8], old: Option<&[Segment]>, chunks: &mut Chunks) -> Vec<Seg
 fn read(segments: &[Segment], chunks: &Chunks) -> Vec<u8> {
     let places = segments.iter().flat_map(|segment| &segment.places);
     places.flat_map(|place| chunks[&place.chunk][place.offset as usize..][..place.len as usize].to_vec()).collect()
+}
+
+/// Rows of a dump, of which those of `changed` are of another day.
+fn rows(changed: impl Fn(u32) -> bool) -> Vec<u8> {
+    let value = |row: u32| blake3::hash(&[&row.to_le_bytes()[..], &[u8::from(changed(row))]].concat()).to_hex();
+    (0..400).flat_map(|row| format!("{row:04}\t{0}\t{0}\n", value(row)).into_bytes()).collect()
+}
+
+fn fresh_bytes(parts: &[Part]) -> u32 {
+    parts.iter().filter(|part| matches!(part, Part::Fresh(_))).map(Part::len).sum()
+}
+
+#[test]
+fn rows_that_change_where_others_did_the_day_before_cost_themselves() {
+    let own = slicer(Shape::Rows);
+    let first = rows(|_| false);
+    let row_bytes = u32::try_from(first.len() / 400).expect("short");
+    let mut old = window(&[whole(1, &first)]);
+    let second = rows(|row| row % 20 == 3);
+    let plan = old.plan(&own, (&id(2), &second), &own.slices(&second), |_| true).expect("planned");
+    let first_cost = fresh_bytes(&plan.parts);
+    assert!(first_cost > 3 * 20 * row_bytes, "a slice has several rows: {first_cost} bytes");
+    // The next day the rows behind those change.
+    let mut at = 0;
+    let places = plan.parts.iter().map(|part| match part {
+        Part::Old(place) => *place,
+        Part::Fresh(len) => {
+            at += len;
+            Place { chunk: id(3), offset: at - len, len: *len }
+        }
+    });
+    let mut old = window(&[Segment { chunk: id(2), places: places.collect(), slices: plan.slices.clone() }]);
+    let cost = fresh_bytes(&parts(&mut old, id(4), &rows(|row| row % 20 == 3 || row % 20 == 4), |_| true));
+    assert!(cost < first_cost * 2 / 3, "{cost} bytes for 20 rows of {row_bytes}, {first_cost} the day before");
+}
+
+#[test]
+fn fine_slices_are_the_slice_and_end_with_rows() {
+    let text = rows(|_| false);
+    for (bytes, own) in [(&text, slicer(Shape::Stream)), (&noise(1, 20_000), slicer(Shape::Rows))] {
+        for (slice, at) in own.slices(bytes).into_iter().scan(0, |at, slice| {
+            *at += slice.len as usize;
+            Some((slice, *at - slice.len as usize))
+        }) {
+            let fine = own.fine(&bytes[at..][..slice.len as usize]);
+            assert_eq!(fine.iter().map(|fine| fine.len).sum::<u32>(), slice.len);
+            assert!(fine.iter().all(|fine| fine.len <= 1024));
+        }
+    }
+    let ends = slicer(Shape::Stream).fine(&text[..8000]).into_iter().scan(0, |at, fine| {
+        *at += fine.len as usize;
+        Some(*at)
+    });
+    let ends: Vec<usize> = ends.collect();
+    assert!(ends[..ends.len() - 1].iter().all(|end| text[end - 1] == b'\n'), "{ends:?}");
+    let page = noise(2, 8192);
+    assert_eq!(slicer(Shape::Pages).fine(&page), slicer(Shape::Pages).slices(&page));
 }
 
 proptest! {

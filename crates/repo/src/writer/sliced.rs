@@ -13,7 +13,7 @@ use crate::content::{ContentBuilder, StoredContent};
 use crate::pack::PackKind;
 use crate::pipeline::stop::Cause;
 use crate::pipeline::{Looked, Pending};
-use crate::slices::{Part, Place, Segment, Slice, SliceMapWriter, Slicer, Window};
+use crate::slices::{Part, Place, Plan, Segment, Slice, SliceMapWriter, Slicer, Window};
 
 /// Plain bytes of one stream that are looked at ahead of the chunk that is placed.
 const LOOKING_BYTES_MAX: usize = 2 << 20;
@@ -97,8 +97,9 @@ impl Sliced<'_> {
             Looking::Hole(bytes) => Placing::Hole(bytes),
             Looking::Chunk(plain, looked) => {
                 self.looking_bytes -= plain.len();
-                let Looked { id, at_hand, slices } = looked.wait().await?;
-                let parts = self.parts(id, at_hand, &slices, length_u32(&plain));
+                let looked = looked.wait().await?;
+                let id = looked.id;
+                let Plan { parts, slices } = self.plan(looked, &plain);
                 let fresh = fresh_bytes(&plain, &parts);
                 let fresh = match fresh {
                     Some(fresh) => Some(self.writer.pipeline().submit(PackKind::Data, fresh).await?),
@@ -111,19 +112,22 @@ impl Sliced<'_> {
         if self.placing.len() > PLACING_MAX { self.settle_first().await } else { Ok(()) }
     }
 
-    fn parts(&mut self, id: ChunkId, at_hand: bool, slices: &[Slice], len: u32) -> Vec<Part> {
-        let whole = Place { chunk: id, offset: 0, len };
-        let found = match &mut self.old {
-            None if at_hand => return vec![Part::Old(whole)],
-            None => return vec![Part::Fresh(len)],
-            Some(old) if at_hand => old.met(&id).map(|()| vec![Part::Old(whole)]),
-            Some(old) => old.plan(&id, slices, |chunk| self.writer.known.has_all([chunk])),
+    fn plan(&mut self, Looked { id, at_hand, slices }: Looked, plain: &Bytes) -> Plan {
+        let len = length_u32(plain);
+        let whole = if at_hand { Part::Old(Place { chunk: id, offset: 0, len }) } else { Part::Fresh(len) };
+        let planned = match &mut self.old {
+            Some(old) if at_hand => old.met(&id).map(|()| None),
+            Some(old) => {
+                old.plan(&self.slicer, (&id, plain), &slices, |chunk| self.writer.known.has_all([chunk])).map(Some)
+            }
+            None => Ok(None),
         };
-        found.unwrap_or_else(|error| {
+        let planned = planned.unwrap_or_else(|error| {
             tracing::warn!("a slice map cannot be read, a change to its stream costs more this time: {error}");
             self.old = None;
-            vec![if at_hand { Part::Old(whole) } else { Part::Fresh(len) }]
-        })
+            None
+        });
+        planned.unwrap_or_else(|| Plan { parts: vec![whole], slices })
     }
 
     /// Adds the first placed stretch to the content and to the map.
