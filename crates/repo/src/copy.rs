@@ -253,7 +253,7 @@ impl Copier {
         let fetcher = &fetcher;
         let mut chunks = stream::iter(wanted)
             .map(|id| async move {
-                let plain = fetcher.chunk(&id).await?;
+                let plain = fetcher.ahead(id).plain().await?;
                 let bytes = u32::try_from(plain.len()).map_err(|_| RepoError::Chunk { id, why: "too long".into() })?;
                 writer.check_open()?;
                 let stored = writer.store_chunk(plain).await?;

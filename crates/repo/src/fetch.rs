@@ -19,9 +19,6 @@ mod blocks;
 
 use blocks::Blocks;
 
-/// Ciphertexts up to this length are opened where they arrive: handing them to another thread would
-/// cost more than it saves.
-const INLINE_BYTES_MAX: usize = 16 << 10;
 /// Run secrets that are remembered. Opening an envelope costs as much as decrypting 100 KiB.
 const SECRETS_MAX: usize = 4096;
 
@@ -134,14 +131,7 @@ impl Fetcher {
             return Err(BadCopy::Lost("the pack is cut off".into()));
         }
         let secret = self.secret(&location.origin.envelope).await.map_err(|why| BadCopy::Lost(why.to_string()))?;
-        let opened = if ciphertext.len() <= INLINE_BYTES_MAX {
-            open(&self.access, location, &secret, ciphertext)
-        } else {
-            let (access, location) = (Arc::clone(&self.access), location.clone());
-            let work = tokio::task::spawn_blocking(move || open(&access, &location, &secret, ciphertext));
-            work.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
-        };
-        opened.map_err(|why| BadCopy::Lost(why.to_string()))
+        open(&self.access, location, &secret, ciphertext).map_err(|why| BadCopy::Lost(why.to_string()))
     }
 
     /// The run secret in an envelope; each is opened once.
@@ -163,6 +153,12 @@ impl Fetcher {
         Ok(secret)
     }
 
+    /// The same in a task of its own, so that several are fetched and opened at once.
+    pub(crate) fn ahead(self: &Arc<Self>, id: ChunkId) -> Ahead {
+        let fetcher = Arc::clone(self);
+        Ahead(tokio::spawn(async move { fetcher.chunk(&id).await }))
+    }
+
     /// How many copies of chunks were read so far.
     #[must_use]
     pub fn opened(&self) -> u64 {
@@ -176,7 +172,27 @@ impl Fetcher {
     }
 }
 
-/// Decrypts, decompresses, and checks the id.
+/// A chunk on its way. It is given up when nobody waits for it any more.
+#[derive(Debug)]
+pub(crate) struct Ahead(tokio::task::JoinHandle<Result<Bytes, RepoError>>);
+
+impl Ahead {
+    pub(crate) async fn plain(mut self) -> Result<Bytes, RepoError> {
+        match (&mut self.0).await {
+            Ok(done) => done,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Decrypts, decompresses, and checks the id. That takes a millisecond at most for usual chunks: less is lost by
+/// doing it in the task than by handing it to another thread.
 fn open(access: &Access, location: &Location, secret: &Secret, ciphertext: Vec<u8>) -> Result<Bytes, ObjectError> {
     let kind: PackKind = location.record.kind;
     let key = PackKey::new(access.repository, secret, kind, location.origin.pack);

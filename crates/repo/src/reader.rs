@@ -3,12 +3,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use lifeboat_model::flow::{BodyError, ContentSink, Entry, EntryReader, EntryVisitor, Monitor, ReadError};
 use lifeboat_model::{ChunkId, EntryPath};
 use tokio::sync::Semaphore;
 
-use crate::error::RepoError;
 use crate::fetch::Fetcher;
 use crate::object::ObjectError;
 use crate::page::{Content, StoredEntry};
@@ -112,30 +110,6 @@ impl EntryReader for SnapshotReader {
 
     fn problems(&self) -> &[(EntryPath, String)] {
         &self.problems
-    }
-}
-
-/// A task that ends when nobody waits for it any more.
-#[derive(Debug)]
-struct Ahead(tokio::task::JoinHandle<Result<Bytes, RepoError>>);
-
-impl Ahead {
-    fn fetch(fetcher: &Arc<Fetcher>, id: ChunkId) -> Self {
-        let fetcher = Arc::clone(fetcher);
-        Self(tokio::spawn(async move { fetcher.chunk(&id).await }))
-    }
-
-    async fn plain(mut self) -> Result<Bytes, RepoError> {
-        match (&mut self.0).await {
-            Ok(done) => done,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
-    }
-}
-
-impl Drop for Ahead {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

@@ -67,8 +67,9 @@ pub(crate) async fn walk(
     }
     while !open.is_empty() {
         let batch = open.split_off(open.len().saturating_sub(READS));
-        let reads =
-            batch.into_iter().map(|(domain, id)| async move { (domain, id, repository.fetcher().chunk(&id).await) });
+        let reads = batch
+            .into_iter()
+            .map(|(domain, id)| async move { (domain, id, repository.fetcher().ahead(id).plain().await) });
         let read: Vec<_> = stream::iter(reads).buffer_unordered(READS).collect().await;
         for (domain, id, plain) in read {
             let page = plain.and_then(|plain| {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::{File, Metadata};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -196,7 +196,7 @@ impl Inner {
 
     fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
         let failed = |error| io_error("get", key, self, error);
-        let mut file = File::open(self.path(key)).map_err(failed)?;
+        let file = File::open(self.path(key)).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
         if !metadata.is_file() {
             return Err(failed(io::ErrorKind::NotFound.into()));
@@ -207,9 +207,17 @@ impl Inner {
         };
         let length = range.end - range.start;
         check_size("get", key, self, length)?;
-        file.seek(SeekFrom::Start(range.start)).map_err(failed)?;
+        // As much as is wanted in one call: small reads that grow wait for the disk once each.
         let mut body = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
-        file.take(length).read_to_end(&mut body).map_err(failed)?;
+        while (body.len() as u64) < length {
+            let at = range.start + body.len() as u64;
+            match rustix::io::pread(&file, rustix::buffer::spare_capacity(&mut body), at) {
+                Ok(0) => break,
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(failed(error.into())),
+            }
+        }
+        body.truncate(usize::try_from(length).unwrap_or(usize::MAX));
         Ok(body.into())
     }
 

@@ -11,7 +11,7 @@ use lifeboat_model::{ChunkId, EntryPath};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::extents::Extents;
-use super::{Ahead, SnapshotReader, content_of, damaged, hurt};
+use super::{SnapshotReader, content_of, damaged, hurt};
 use crate::error::RepoError;
 use crate::object::ObjectError;
 use crate::page::Extent;
@@ -61,7 +61,7 @@ struct Window<'r> {
 
 impl Window<'_> {
     fn fetch(&mut self, id: ChunkId) -> Fetched {
-        let ahead = Ahead::fetch(&self.reader.fetcher, id);
+        let ahead = self.reader.fetcher.ahead(id);
         let fetched = ahead.plain().map(|plain| plain.map_err(Arc::new)).boxed().shared();
         if self.recent.len() == RECENT_CHUNKS {
             self.recent.pop_front();

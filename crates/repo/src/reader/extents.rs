@@ -6,7 +6,8 @@ use std::sync::Arc;
 use lifeboat_model::flow::ReadError;
 use lifeboat_model::{ChunkId, EntryPath};
 
-use super::{Ahead, damaged, hurt};
+use super::{damaged, hurt};
+use crate::fetch::Ahead;
 use crate::fetch::Fetcher;
 use crate::object::ObjectError;
 use crate::page::{Content, Extent, decode_content_page};
@@ -32,7 +33,7 @@ impl<'e> Extents<'e> {
 
     fn fetch_ahead(&mut self) {
         if self.next.is_none() {
-            self.next = self.pages.pop_front().map(|(id, bytes)| (Ahead::fetch(&self.fetcher, id), bytes));
+            self.next = self.pages.pop_front().map(|(id, bytes)| (self.fetcher.ahead(id), bytes));
         }
     }
 

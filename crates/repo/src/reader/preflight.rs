@@ -93,7 +93,7 @@ impl Batch {
         self.chunks.sort_unstable_by_key(|chunk| chunk.place);
         let mut checks = futures::stream::iter(self.chunks)
             .map(|chunk| {
-                let fetch = super::Ahead::fetch(&reader.fetcher, chunk.id);
+                let fetch = reader.fetcher.ahead(chunk.id);
                 async move { (chunk, fetch.plain().await) }
             })
             .buffer_unordered(CHECKS);
