@@ -36,7 +36,9 @@ pub(super) struct Place {
     making: Mutex<()>,
     swept: Mutex<HashSet<Inode>>,
     /// One open directory of each file system that was written to.
-    mounts: Mutex<HashMap<u64, OwnedFd>>,
+    mounts: Mutex<HashMap<u64, Arc<OwnedFd>>>,
+    /// Taken while what was written is brought to disk; what failed on the way.
+    flushing: Mutex<Option<Errno>>,
 }
 
 /// What is back but not as it was, by its kind: a million files must not make a million lines.
@@ -103,6 +105,7 @@ impl Place {
             making: Mutex::default(),
             swept: Mutex::default(),
             mounts: Mutex::default(),
+            flushing: Mutex::default(),
         }
     }
 
@@ -127,14 +130,30 @@ impl Place {
         if !mounts.contains_key(&device)
             && let Ok(open) = rustix::fs::openat(dir, ".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         {
-            mounts.insert(device, open);
+            mounts.insert(device, Arc::new(open));
         }
     }
 
-    /// Brings all that was written to disk.
+    /// Brings all that was written to disk. Tells too what failed of [`Place::sync_ahead`], since the system
+    /// tells each failure once.
     pub(super) fn sync(&self) -> Result<(), Errno> {
+        let failed = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.map_or(Ok(()), Err)?;
+        self.flush()
+    }
+
+    /// Brings what was written so far to disk, unless somebody is at it.
+    pub(super) fn sync_ahead(&self) {
+        if let Ok(mut failed) = self.flushing.try_lock() {
+            *failed = failed.or(self.flush().err());
+        }
+    }
+
+    fn flush(&self) -> Result<(), Errno> {
+        let mounts: Vec<_> =
+            self.mounts.lock().unwrap_or_else(PoisonError::into_inner).values().map(Arc::clone).collect();
         rustix::fs::syncfs(self.below.root())?;
-        self.mounts.lock().unwrap_or_else(PoisonError::into_inner).values().try_for_each(rustix::fs::syncfs)
+        mounts.iter().try_for_each(rustix::fs::syncfs)
     }
 
     /// Opens or makes the directory at `wanted`, for the sake of `path`.

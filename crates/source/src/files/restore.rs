@@ -14,7 +14,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -36,6 +36,10 @@ use write::{Work, write_small};
 /// Batches that are written at once at most: each may hold 4 MiB.
 const JOBS_MAX: usize = 12;
 
+/// What is written is brought to disk each time that it is so much more, while the rest is written: the
+/// disk would idle until the end.
+const FLUSH_BYTES: u64 = 128 << 20;
+
 /// One restore.
 struct Run<'a> {
     data: &'a dyn EntryReader,
@@ -47,6 +51,7 @@ struct Run<'a> {
     recorded: HashMap<&'a EntryPath, Vec<&'a str>>,
     hurt: Mutex<Option<Hurt>>,
     given_up: AtomicBool,
+    written_bytes: AtomicU64,
 }
 
 /// Entries whose content the repository could not give.
@@ -85,6 +90,7 @@ pub(super) async fn run(
         recorded: recorded(data),
         hurt: Mutex::new(None),
         given_up: AtomicBool::new(false),
+        written_bytes: AtomicU64::new(0),
     };
     run.contents(jobs(options)).await?;
     run.links_and_dirs().await?;
@@ -190,7 +196,18 @@ impl Run<'_> {
         }
         drop(done);
         self.ctx.monitor.entries(1);
-        self.ctx.monitor.bytes(untold);
+        self.wrote(untold);
+    }
+
+    /// Tells of bytes that were written or compared.
+    fn wrote(&self, bytes: u64) {
+        self.ctx.monitor.bytes(bytes);
+        let before = self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before / FLUSH_BYTES != (before + bytes) / FLUSH_BYTES {
+            let place = Arc::clone(&self.place);
+            // The last flush waits for it and tells what failed.
+            drop(tokio::task::spawn_blocking(move || place.sync_ahead()));
+        }
     }
 
     /// Remembers an entry that the repository cannot give; the others are still restored.

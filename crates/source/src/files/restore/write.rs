@@ -223,7 +223,7 @@ impl ContentSink for Stream<'_> {
         };
         match wrote {
             Ok(after) => {
-                self.run.ctx.monitor.bytes(after - offset);
+                self.run.wrote(after - offset);
                 self.offset = after;
                 Ok(())
             }
