@@ -27,6 +27,8 @@ done
 breach "the environment and argv are read in crates/cli only" \
   "$(grep -rnE 'std::env::(args|var)' crates/*/src --include=*.rs | grep -v '^crates/\(cli\|testkit\)/')"
 breach "lints are silenced with #[expect(.., reason)] only" "$(grep -rnE '#!?\[allow\(' crates --include=*.rs)"
+breach "unsafe code is in the allocator's settings only" \
+  "$(grep -rn 'unsafe_code' crates --include=*.rs | grep -v '^crates/cli/src/allocator.rs')"
 breach "unfinished" "$(grep -rnE '\b(todo|unimplemented)!\(|\b(TODO|FIXME|XXX)\b' crates scripts --include=*.rs --include=*.sh | grep -v 'scripts/tidy.sh')"
 breach "every make target that README names exists" \
   "$(grep -oE '(^|`)make [a-z][a-z-]+' README.md | tr -d '`' | sort -u | while read -r _ t; do grep -qE "^$t:" Makefile || echo "make $t"; done)"

@@ -1,6 +1,7 @@
 //! The `lifeboat` command: reads arguments, environment and configuration, calls the engine's
 //! jobs, prints what they report, and ends with a code that scripts can rely on.
 
+mod allocator;
 mod args;
 mod command;
 mod config;
@@ -31,7 +32,8 @@ use crate::session::Session;
 use crate::talk::Talk;
 
 fn main() -> ExitCode {
-    // Fails only where one is installed already, and this is the first line.
+    allocator::tune();
+    // Fails only where one is installed already, and this is the first use.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let exit = match Cli::try_parse() {
         Ok(cli) => run(cli),
