@@ -34,11 +34,11 @@ impl DomainKeys {
     #[must_use]
     pub fn from_secret(repository: RepositoryId, domain: DomainId, secret: &Secret) -> Self {
         Self {
-            index: IndexKey { repository, domain, key: secret.derive("lifeboat v0 index key", &[]) },
+            index: IndexKey { repository, domain, key: secret.derive("lifeboat v1 index key", &[]) },
             content: Some(ContentKeys {
-                chunk_ids: secret.derive("lifeboat v0 chunk ids", &[]),
-                page_ids: secret.derive("lifeboat v0 page ids", &[]),
-                chunker: secret.derive("lifeboat v0 chunker", &[]),
+                chunk_ids: secret.derive("lifeboat v1 chunk ids", &[]),
+                page_ids: secret.derive("lifeboat v1 page ids", &[]),
+                chunker: secret.derive("lifeboat v1 chunker", &[]),
             }),
         }
     }
@@ -46,7 +46,7 @@ impl DomainKeys {
     /// `K_refs` applied to a reference page.
     #[must_use]
     pub fn refs_id(&self, plain: &[u8]) -> ChunkId {
-        self.index.key.derive("lifeboat v0 refs ids", &[]).chunk_id(plain)
+        self.index.key.derive("lifeboat v1 refs ids", &[]).chunk_id(plain)
     }
 
     /// The tag by which root headers and rosters name a stack.
@@ -76,7 +76,7 @@ impl DomainKeys {
     }
 
     fn tags(&self) -> Secret {
-        self.index.key.derive("lifeboat v0 tags", &[])
+        self.index.key.derive("lifeboat v1 tags", &[])
     }
 }
 
@@ -100,6 +100,9 @@ pub struct Access {
     pub epochs: BTreeMap<u32, SealSecret>,
     /// Secrets of the maintenance keys: present with a maintainer or an identity. They open references.
     pub maintenance: BTreeMap<u32, SealSecret>,
+    /// A feature of the repository that this program would have to know to change anything: an identity
+    /// reads all the same.
+    pub read_only: Option<String>,
 }
 
 /// What a writer signs with and for which domain.

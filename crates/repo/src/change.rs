@@ -16,7 +16,7 @@ use crate::keyfile::OwnerKey;
 use crate::keyring::{Keyring, RepositorySecrets};
 use crate::newest::{Newest, OpenWarning, newest_roster};
 use crate::object::{ObjectError, RepositoryId};
-use crate::open::{open_identity, read_format, refuse_older};
+use crate::open::{known, open_identity, read_format, refuse_older};
 use crate::remember::Remembered;
 use crate::roster::{KeyringCopy, Roster};
 
@@ -129,6 +129,9 @@ impl Owner<'_> {
         let mut newest = newest_roster(self.store, identity.repository, identity.root).await?;
         if let Some((object, source)) = newest.damaged.take_if(|(_, why)| matches!(why, ObjectError::NewerVersion(_))) {
             return Err(RepoError::Object { object, source });
+        }
+        for roster in std::iter::once(&newest.roster).chain(&newest.siblings) {
+            known(roster.unknown_feature(true))?;
         }
         let secrets = match open_identity(self.store, identity, &mut newest).await {
             Err(RepoError::KeyringLost { .. }) if self.exported.is_some() => RepositorySecrets::default(),

@@ -53,14 +53,14 @@ impl fmt::Debug for Cutter {
 
 impl Cutter {
     /// The table under `K_cdc`: 256 little-endian numbers of 64 bits, the first 2,048 bytes of keyed
-    /// BLAKE3 of `lifeboat v0 gear table` in extendable output.
+    /// BLAKE3 of `lifeboat v1 gear table` in extendable output.
     ///
     /// # Panics
     /// Never: slices of eight bytes.
     #[must_use]
     pub fn new(key: &Secret) -> Self {
         let mut bytes = [0; 256 * 8];
-        blake3::Hasher::new_keyed(&key.0).update(b"lifeboat v0 gear table").finalize_xof().fill(&mut bytes);
+        blake3::Hasher::new_keyed(&key.0).update(b"lifeboat v1 gear table").finalize_xof().fill(&mut bytes);
         let mut gear = [0; 256];
         for (number, eight) in gear.iter_mut().zip(bytes.chunks_exact(8)) {
             *number = u64::from_le_bytes(eight.try_into().expect("eight bytes"));

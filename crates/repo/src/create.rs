@@ -108,6 +108,9 @@ impl Creation {
         let stack =
             DomainKeys::from_secret(repository, self.writer.domain, &self.writer.secret).stack_tag(&self.options.stack);
         let roster = Roster {
+            retired: vec![],
+            incompatible: vec![],
+            read_only_compatible: vec![],
             number,
             hash: ObjectHash(Digest([0; 32])),
             previous: before.map(|before| before.hash),

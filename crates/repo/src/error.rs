@@ -231,6 +231,10 @@ pub enum RepoError {
 const FORMAT_BACK: &str = "`lifeboat repair` puts it back on any machine that has opened the repository before; else \
                            put it back from a copy of the store";
 
+/// What to do about what version 0 wrote.
+pub(crate) const BEFORE_THE_FREEZE: &str = "version 0 was for trying out: `lifeboat init` makes a new repository with new keys, in an \
+                                            empty store; to bring data back from the old one, use the lifeboat that wrote it";
+
 impl RepoError {
     /// A bad object, by its name.
     #[must_use]
@@ -287,6 +291,7 @@ impl RepoError {
             Self::UnknownFeature { .. } | Self::Object { source: ObjectError::NewerVersion(_), .. } => {
                 Some("use a newer lifeboat")
             }
+            Self::Object { source: ObjectError::OlderVersion(_), .. } => Some(BEFORE_THE_FREEZE),
             Self::Object { object, .. } if object == "format" => Some(FORMAT_BACK),
             Self::Object { object, .. } | Self::Missing { object } if opens(object) => {
                 Some("nothing opens the repository without it; put the object back from a copy of the store")

@@ -13,7 +13,7 @@ use crate::keyring::RepositorySecrets;
 use crate::keytext::KeyText;
 use crate::newest::newest_roster;
 use crate::object::{DomainId, RepositoryId};
-use crate::open::{open_identity, read_format, refuse_older};
+use crate::open::{known, open_identity, read_format, refuse_older};
 use crate::remember::Remembered;
 
 /// All secrets of the keyring as a text. Whoever has it reads everything that was written until
@@ -30,6 +30,7 @@ pub async fn export_secrets(
     read_format(store, repository, root, false).await?;
     let mut newest = newest_roster(store, repository, root).await?;
     refuse_older(store, remembered, &newest.roster)?;
+    known(newest.roster.unknown_feature(false))?;
     let secrets = open_identity(store, identity, &mut newest).await?;
     Ok(encode(repository, root, &secrets))
 }

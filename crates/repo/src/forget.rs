@@ -84,6 +84,9 @@ async fn put_hold(repository: &Repository, word: Hold) -> Result<(), RepoError> 
 
 /// The key that signs for maintainers and identities.
 pub(crate) fn keeper<'a>(access: &'a Access, what: &'static str) -> Result<&'a SignKey, RepoError> {
+    if let Some(feature) = access.read_only.clone() {
+        return Err(RepoError::UnknownFeature { feature, to_read: false });
+    }
     access.maintain.as_ref().ok_or(RepoError::KeyMissing { what, needs: "a maintainer or identity key" })
 }
 

@@ -77,14 +77,7 @@ impl Format {
     /// The first feature that this program would have to know, to read or also to write.
     #[must_use]
     pub fn unknown_feature(&self, writes: bool) -> Option<(&str, ToRead)> {
-        let unknown = |features: &'_ [String], known: &[&str]| {
-            features.iter().position(|feature| !known.contains(&feature.as_str()))
-        };
-        if let Some(at) = unknown(&self.incompatible, KNOWN_INCOMPATIBLE) {
-            return Some((&self.incompatible[at], ToRead::Needed));
-        }
-        let at = unknown(&self.read_only_compatible, KNOWN_READ_ONLY_COMPATIBLE)?;
-        writes.then(|| (self.read_only_compatible[at].as_str(), ToRead::NotNeeded))
+        unknown_feature(&self.incompatible, &self.read_only_compatible, writes)
     }
 
     fn decode(body: &[u8]) -> Result<Self, ObjectError> {
@@ -95,9 +88,9 @@ impl Format {
                 match key {
                     0 => repository = Some(RepositoryId(value.fixed()?)),
                     1 => created = Some(value.time()?),
-                    2 => features[0] = value.list(|text| text.text().map(str::to_owned))?,
-                    3 => features[1] = value.list(|text| text.text().map(str::to_owned))?,
-                    4 => features[2] = value.list(|text| text.text().map(str::to_owned))?,
+                    2 => features[0] = self::features(value)?,
+                    3 => features[1] = self::features(value)?,
+                    4 => features[2] = self::features(value)?,
                     _ => value.skip()?,
                 }
                 Ok(())
@@ -112,6 +105,25 @@ impl Format {
             compatible,
         })
     }
+}
+
+/// Reads a list of features.
+pub(crate) fn features(parse: &mut Parse<'_>) -> Result<Vec<String>, ObjectError> {
+    parse.list(|text| text.text().map(str::to_owned))
+}
+
+/// The first feature that this program would have to know, to read or also to write.
+pub(crate) fn unknown_feature<'f>(
+    incompatible: &'f [String],
+    read_only_compatible: &'f [String],
+    writes: bool,
+) -> Option<(&'f str, ToRead)> {
+    let unknown = |features: &'f [String], known: &[&str]| {
+        features.iter().map(String::as_str).find(|feature| !known.contains(feature))
+    };
+    let to_read = unknown(incompatible, KNOWN_INCOMPATIBLE).map(|feature| (feature, ToRead::Needed));
+    let to_write = || unknown(read_only_compatible, KNOWN_READ_ONLY_COMPATIBLE).map(|f| (f, ToRead::NotNeeded));
+    to_read.or_else(|| if writes { to_write() } else { None })
 }
 
 /// Whether a feature must be known to read, or to write only.

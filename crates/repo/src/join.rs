@@ -112,7 +112,7 @@ impl Request {
     #[must_use]
     pub fn fingerprint(&self) -> String {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(b"lifeboat v0 request\0").update(&self.repository.0).update(&self.root.0);
+        hasher.update(b"lifeboat v1 request\0").update(&self.repository.0).update(&self.root.0);
         hasher.update(&self.verify.0).update(&self.seal.0[..]);
         let groups: Vec<String> = hasher.finalize().as_bytes()[..12].chunks_exact(2).map(hex::encode).collect();
         groups.join(" ")
@@ -235,7 +235,7 @@ pub fn accept_grant(path: &Path, grant: &Grant) -> Result<WriterKey, RepoError> 
 }
 
 fn info(repository: RepositoryId) -> Vec<u8> {
-    [b"lifeboat v0 grant\0", &repository.0[..]].concat()
+    [b"lifeboat v1 grant\0", &repository.0[..]].concat()
 }
 
 fn open_text(text: &str, wanted: &'static str) -> Result<KeyText, KeyFileError> {

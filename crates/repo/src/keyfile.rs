@@ -103,13 +103,13 @@ impl IdentityKey {
     /// Signs what identities put.
     #[must_use]
     pub fn sign(&self) -> SignKey {
-        SignKey(self.seed.derive("lifeboat v0 identity sign", &[]))
+        SignKey(self.seed.derive("lifeboat v1 identity sign", &[]))
     }
 
     /// Opens the identities' part of the keyring.
     #[must_use]
     pub fn seal(&self) -> SealSecret {
-        SealSecret(self.seed.derive("lifeboat v0 identity seal", &[]))
+        SealSecret(self.seed.derive("lifeboat v1 identity seal", &[]))
     }
 
     /// How the roster names it.
@@ -335,7 +335,7 @@ impl KeyFile {
 
 /// What sealed secrets are bound to.
 fn binding(role: &str, repository: RepositoryId, root: VerifyKey) -> Vec<u8> {
-    [b"lifeboat v0 key file\0", role.as_bytes(), b"\0", &repository.0, &root.0].concat()
+    [b"lifeboat v1 key file\0", role.as_bytes(), b"\0", &repository.0, &root.0].concat()
 }
 
 /// The seeds, clear or sealed by a passphrase.
@@ -424,6 +424,9 @@ pub enum KeyFileError {
     /// Written by a newer program.
     #[error("it is of version {0}, newer than this program")]
     NewerVersion(u64),
+    /// Written before the format was frozen.
+    #[error("it is of version {0}, from before the format was frozen, and this program does not read it")]
+    OlderVersion(u64),
     /// A word that is no role.
     #[error("it is for the unknown role {0:?}")]
     UnknownRole(String),
@@ -500,6 +503,7 @@ impl KeyFileError {
                 Some("take another copy of the file, or compare it with this one")
             }
             Self::NewerVersion(_) | Self::UnknownRole(_) => Some("use a newer lifeboat"),
+            Self::OlderVersion(_) => Some(crate::error::BEFORE_THE_FREEZE),
             Self::Line { .. } => Some("compare that line with the sheet, digit by digit"),
             Self::OtherRole { found: "pending-writer", .. } => Some(
                 "bring this host's request to the owner, who runs `lifeboat key add REQUEST`; then here `lifeboat key accept GRANT`",

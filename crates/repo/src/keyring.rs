@@ -31,7 +31,7 @@ impl RepositorySecrets {
             index_keys: self
                 .domains
                 .iter()
-                .map(|(domain, secret)| (*domain, secret.derive("lifeboat v0 index key", &[])))
+                .map(|(domain, secret)| (*domain, secret.derive("lifeboat v1 index key", &[])))
                 .collect(),
         }
     }
@@ -178,7 +178,7 @@ impl Keyring {
 }
 
 fn info(repository: RepositoryId) -> Vec<u8> {
-    [b"lifeboat v0 keyring\0", &repository.0[..]].concat()
+    [b"lifeboat v1 keyring\0", &repository.0[..]].concat()
 }
 
 impl Slot {

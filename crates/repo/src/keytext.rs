@@ -1,6 +1,7 @@
 //! The text form that key files, requests and grants share: one flat JSON object with a checksum.
 //! `docs/format.md`, section "Key files".
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -12,7 +13,7 @@ use crate::keyfile::KeyFileError;
 
 /// Larger than any key file, request or grant.
 pub(crate) const TEXT_BYTES_MAX: usize = 64 << 10;
-const VERSION: u64 = 0;
+const VERSION: u64 = 1;
 const WHAT: &str = "lifeboat_key";
 
 /// Fields by name; values are texts or numbers.
@@ -70,8 +71,10 @@ impl KeyText {
             return Err(KeyFileError::NotAKeyFile);
         }
         let version: u64 = read.number("version")?;
-        if version > VERSION {
-            return Err(KeyFileError::NewerVersion(version));
+        match version.cmp(&VERSION) {
+            Ordering::Less => return Err(KeyFileError::OlderVersion(version)),
+            Ordering::Equal => {}
+            Ordering::Greater => return Err(KeyFileError::NewerVersion(version)),
         }
         let checksum = read.take("checksum")?;
         read.put("version", VERSION.to_string());
@@ -81,7 +84,7 @@ impl KeyText {
     /// The first four bytes of a hash over all other fields in the order of their names.
     fn checksum(&self) -> String {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(b"lifeboat v0 key file\0");
+        hasher.update(b"lifeboat v1 key file\0");
         for (name, value) in &self.fields {
             for part in [name.as_bytes(), &[0], value.as_bytes(), &[0]] {
                 hasher.update(part);
@@ -248,6 +251,8 @@ mod tests {
         assert!(matches!(KeyText::decode("{}"), Err(KeyFileError::NotAKeyFile)));
         let newer = r#"{"lifeboat_key": "writer", "version": 7}"#;
         assert!(matches!(KeyText::decode(newer), Err(KeyFileError::NewerVersion(7))));
+        let older = r#"{"lifeboat_key": "writer", "version": 0}"#;
+        assert!(matches!(KeyText::decode(older), Err(KeyFileError::OlderVersion(0))));
     }
 
     #[test]

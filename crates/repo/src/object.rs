@@ -1,6 +1,8 @@
 //! Frames of stored objects: header, signature, seal of a domain, envelope of a run's secret.
 //! `docs/format.md`, section "Objects".
 
+use std::cmp::Ordering;
+
 use bytes::{Bytes, BytesMut};
 use lifeboat_model::{Digest, ObjectHash};
 
@@ -8,8 +10,8 @@ use crate::crypt::{
     Aead, CryptError, SealPublic, SealSecret, Secret, SignKey, TAG_BYTES, VerifyKey, XWING_ENC_BYTES, random,
 };
 
-/// The version of the format that this program writes.
-pub const FORMAT_VERSION: u8 = 0;
+/// The version of the format that this program reads and writes.
+pub const FORMAT_VERSION: u8 = 1;
 const MAGIC: &[u8; 8] = b"LIFEBOAT";
 /// Length of the header of every object.
 pub const HEADER_BYTES: usize = 16;
@@ -135,6 +137,9 @@ pub enum ObjectError {
     /// Written by a newer program.
     #[error("it is of format version {0}, newer than this program")]
     NewerVersion(u8),
+    /// Written before the format was frozen.
+    #[error("it is of format version {0}, from before the format was frozen, and this program does not read it")]
+    OlderVersion(u8),
     /// Signed by a key that may not.
     #[error("it is signed by {0}, who is not on the roster for this")]
     Stranger(VerifyKey),
@@ -177,10 +182,13 @@ pub fn open_header(wanted: ObjectType, bytes: &[u8]) -> Result<&[u8], ObjectErro
     if head[..8] != MAGIC[..] {
         return Err(ObjectError::malformed("it does not start with LIFEBOAT"));
     }
-    if head[9] > FORMAT_VERSION {
-        return Err(ObjectError::NewerVersion(head[9]));
+    match head[9].cmp(&FORMAT_VERSION) {
+        Ordering::Less => return Err(ObjectError::OlderVersion(head[9])),
+        Ordering::Equal => {}
+        Ordering::Greater => return Err(ObjectError::NewerVersion(head[9])),
     }
-    let found = ObjectType::from_number(head[8]).ok_or_else(|| ObjectError::malformed("unknown object type"))?;
+    let found = ObjectType::from_number(head[8])
+        .ok_or_else(|| ObjectError::malformed(format_args!("it is of the unknown type {}", head[8])))?;
     if found != wanted {
         return Err(ObjectError::WrongType { wanted, found });
     }
@@ -191,7 +199,7 @@ pub fn open_header(wanted: ObjectType, bytes: &[u8]) -> Result<&[u8], ObjectErro
 }
 
 fn signed_message(repository: RepositoryId, header_and_body: &[u8]) -> Vec<u8> {
-    let mut message = b"lifeboat v0 object signature\0".to_vec();
+    let mut message = b"lifeboat v1 object signature\0".to_vec();
     message.extend_from_slice(&repository.0);
     message.extend_from_slice(blake3::hash(header_and_body).as_bytes());
     message
@@ -262,7 +270,7 @@ pub const DOMAIN_SEAL_BYTES: usize = 16 + 32 + TAG_BYTES;
 
 impl IndexKey {
     fn aead(&self, kind: ObjectType, salt: &[u8; 32]) -> Aead {
-        Aead::new(&self.key.derive("lifeboat v0 domain seal", &[&self.repository.0, salt, &[kind as u8]]))
+        Aead::new(&self.key.derive("lifeboat v1 domain seal", &[&self.repository.0, salt, &[kind as u8]]))
     }
 
     fn aad(&self, kind: ObjectType) -> Vec<u8> {
@@ -349,7 +357,7 @@ impl std::fmt::Debug for Envelope {
 
 impl Envelope {
     fn info(repository: RepositoryId, head: &[u8]) -> Vec<u8> {
-        [b"lifeboat v0 run secret\0", &repository.0[..], head].concat()
+        [b"lifeboat v1 run secret\0", &repository.0[..], head].concat()
     }
 
     /// Seals `secret` to `recipient`.
@@ -360,7 +368,7 @@ impl Envelope {
         let mut out = Vec::with_capacity(ENVELOPE_BYTES);
         out.extend_from_slice(&[recipient.reader as u8, 0, 0, 0]);
         out.extend_from_slice(&recipient.generation.to_le_bytes());
-        let commitment = secret.derive("lifeboat v0 secret commitment", &[&repository.0]).0;
+        let commitment = secret.derive("lifeboat v1 secret commitment", &[&repository.0]).0;
         let info = Self::info(repository, &out);
         let (enc, sealed) = recipient.public.seal(&info, &commitment, &secret.0)?;
         out.extend_from_slice(&commitment);
@@ -422,7 +430,7 @@ impl Envelope {
         let (enc, sealed) = self.0[40..].split_at(XWING_ENC_BYTES);
         let plain = key.open(&info, &commitment.0, enc, sealed)?;
         let secret = Secret(plain.try_into().map_err(|_| CryptError::Malformed)?);
-        if secret.derive("lifeboat v0 secret commitment", &[&repository.0]).0 == commitment.0 {
+        if secret.derive("lifeboat v1 secret commitment", &[&repository.0]).0 == commitment.0 {
             Ok(secret)
         } else {
             Err(CryptError::NotAuthentic)
@@ -458,6 +466,18 @@ mod tests {
         let mut bytes = header(ObjectType::Index).to_vec();
         bytes[9] = 9;
         assert_eq!(open_header(ObjectType::Index, &bytes), Err(ObjectError::NewerVersion(9)));
+        bytes[9] = 0;
+        assert_eq!(open_header(ObjectType::Index, &bytes), Err(ObjectError::OlderVersion(0)));
+    }
+
+    #[test]
+    fn an_object_of_another_or_an_unknown_type_is_no_index() {
+        let (wanted, found) = (ObjectType::Index, ObjectType::Run);
+        assert_eq!(open_header(wanted, &header(found)), Err(ObjectError::WrongType { wanted, found }));
+        let mut bytes = header(wanted).to_vec();
+        bytes[8] = 18;
+        let unknown = open_header(wanted, &bytes).expect_err("refused");
+        assert!(unknown.to_string().contains("unknown type 18"), "{unknown}");
     }
 
     #[test]

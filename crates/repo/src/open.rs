@@ -94,7 +94,7 @@ pub async fn open_access(
     remembered: Option<&Remembered>,
 ) -> Result<Opened, RepoError> {
     let (repository, root) = keys.home()?;
-    let format = read_format(store, repository, root, keys.writes()).await?;
+    let (bytes, format) = read_format(store, repository, root, keys.writes()).await?;
     let mut newest = newest_roster(store, repository, root).await?;
     let stops = |why: &ObjectError| keys.writes() || matches!(why, ObjectError::NewerVersion(_));
     if let Some((object, source)) = newest.damaged.take_if(|(_, why)| stops(why)) {
@@ -102,6 +102,8 @@ pub async fn open_access(
     }
     let remembered = remembered.filter(|remembered| remembered.repository == repository);
     refuse_older(store, remembered, &newest.roster)?;
+    known(newest.roster.unknown_feature(keys.writes()))?;
+    let read_only = format.unknown_feature(true).or_else(|| newest.roster.unknown_feature(true));
     let mut access = Access {
         repository,
         roster: newest.roster.clone(),
@@ -111,6 +113,7 @@ pub async fn open_access(
         identity: None,
         epochs: BTreeMap::new(),
         maintenance: BTreeMap::new(),
+        read_only: read_only.map(|(feature, _)| feature.to_owned()),
     };
     if let Some(key) = &keys.maintainer {
         let secrets = open_maintainer(store, root, key, &mut newest).await?;
@@ -125,7 +128,7 @@ pub async fn open_access(
         access.admit_writer(key);
     }
     let remembered =
-        Remembered { format: Some(hex::encode(&format)), ..Remembered::next(remembered, repository, &newest.roster) };
+        Remembered { format: Some(hex::encode(&bytes)), ..Remembered::next(remembered, repository, &newest.roster) };
     Ok(Opened { access, remembered, warnings: newest.warnings })
 }
 
@@ -136,7 +139,7 @@ pub(crate) async fn read_format(
     repository: RepositoryId,
     root: VerifyKey,
     writes: bool,
-) -> Result<Bytes, RepoError> {
+) -> Result<(Bytes, Format), RepoError> {
     let key = Format::key();
     let bytes = match store.get(&key, None).await {
         Ok(bytes) => bytes,
@@ -154,10 +157,18 @@ pub(crate) async fn read_format(
     if signer != root {
         return Err(RepoError::OtherRoot { object: key.to_string(), wanted: root, found: signer });
     }
-    if let Some((feature, to_read)) = format.unknown_feature(writes) {
-        return Err(RepoError::UnknownFeature { feature: feature.to_owned(), to_read: to_read == ToRead::Needed });
+    known(format.unknown_feature(writes))?;
+    Ok((bytes, format))
+}
+
+/// Refuses a feature that this program would have to know.
+pub(crate) fn known(unknown: Option<(&str, ToRead)>) -> Result<(), RepoError> {
+    match unknown {
+        Some((feature, to_read)) => {
+            Err(RepoError::UnknownFeature { feature: feature.to_owned(), to_read: to_read == ToRead::Needed })
+        }
+        None => Ok(()),
     }
-    Ok(bytes)
 }
 
 /// Refuses a roster older than the remembered one.

@@ -1,5 +1,6 @@
 //! What the owner can do: let writers, maintainers and identities in, and take them off the roster.
 
+use jiff::Timestamp;
 use lifeboat_model::{Digest, ObjectHash};
 
 use crate::access::DomainKeys;
@@ -8,7 +9,7 @@ use crate::crypt::{SealPublic, SealSecret, Secret, VerifyKey, random};
 use crate::error::RepoError;
 use crate::join::{Grant, Request, Scope};
 use crate::object::DomainId;
-use crate::roster::{RemovedWriter, Roster, RosterKey, RosterWriter};
+use crate::roster::{RemovedWriter, RetiredKey, Roster, RosterKey, RosterWriter};
 
 /// The domain of a new writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +122,7 @@ impl Owner<'_> {
     pub async fn remove_maintainer(&self, verify: VerifyKey) -> Result<Changed, RepoError> {
         let maintenance = Generation::new();
         self.change(|draft| {
-            if !take_key(&mut draft.roster.maintainers, verify) {
+            if !take_key(&mut draft.roster, |roster| &mut roster.maintainers, verify, self.now) {
                 return Ok(Applied::Already);
             }
             draft.roster.maintenance = maintenance.begin(&mut draft.secrets.maintenance);
@@ -144,7 +145,7 @@ impl Owner<'_> {
         }
         let (epoch, maintenance) = (Generation::new(), Generation::new());
         self.change(|draft| {
-            if !take_key(&mut draft.roster.identities, verify) {
+            if !take_key(&mut draft.roster, |roster| &mut roster.identities, verify, self.now) {
                 return Ok(Applied::Already);
             }
             draft.roster.epoch = epoch.begin(&mut draft.secrets.epochs);
@@ -228,7 +229,7 @@ fn put_writer(
     verify: VerifyKey,
     domain: DomainId,
     allowed: Vec<Digest>,
-    now: jiff::Timestamp,
+    now: Timestamp,
 ) -> Result<Applied, RepoError> {
     let roster = &mut draft.roster;
     if roster.maintainers.iter().chain(&roster.identities).any(|key| key.verify == verify) {
@@ -262,6 +263,7 @@ fn put_key(
         return Err(another_role());
     }
     role(roster).push(key.clone());
+    roster.retired.retain(|retired| retired.verify != key.verify);
     Ok(Applied::Changed)
 }
 
@@ -269,10 +271,20 @@ fn another_role() -> RepoError {
     usage("the key is on the roster in another role", "make a new key")
 }
 
-fn take_key(keys: &mut Vec<RosterKey>, verify: VerifyKey) -> bool {
+fn take_key(
+    roster: &mut Roster,
+    role: impl Fn(&mut Roster) -> &mut Vec<RosterKey>,
+    verify: VerifyKey,
+    now: Timestamp,
+) -> bool {
+    let keys = role(roster);
     let before = keys.len();
     keys.retain(|key| key.verify != verify);
-    keys.len() < before
+    let taken = keys.len() < before;
+    if taken {
+        roster.retired.push(RetiredKey { verify, removed: now });
+    }
+    taken
 }
 
 #[cfg(test)]

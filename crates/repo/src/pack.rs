@@ -117,13 +117,13 @@ impl PackKey {
     /// Derives it from the run secret in the origin's envelope.
     #[must_use]
     pub fn new(repository: RepositoryId, run_secret: &Secret, kind: PackKind, origin: PackId) -> Self {
-        let key = run_secret.derive("lifeboat v0 pack key", &[&[kind as u8], &origin.0]);
+        let key = run_secret.derive("lifeboat v1 pack key", &[&[kind as u8], &origin.0]);
         Self { aead: Aead::new(&key), repository, kind, origin }
     }
 
     fn aad(&self, number: u32, id: &ChunkId, plain_len: u32, codec: Codec) -> Vec<u8> {
         [
-            &b"lifeboat v0 record"[..],
+            &b"lifeboat v1 record"[..],
             &self.repository.0,
             &[self.kind as u8],
             &self.origin.0,

@@ -54,7 +54,7 @@ impl ParentKey {
     pub(crate) fn new(keys: &DomainKeys, source_tag: &Digest) -> Self {
         let index = &keys.index;
         let secret =
-            index.key.derive("lifeboat v0 parent cache", &[&index.repository.0, &index.domain.0, &source_tag.0]);
+            index.key.derive("lifeboat v1 parent cache", &[&index.repository.0, &index.domain.0, &source_tag.0]);
         let binding = secret.mac(&[b"binding"]);
         Self { secret, binding }
     }
@@ -71,7 +71,7 @@ impl ParentKey {
 
     /// Names slices of streams.
     pub(crate) fn slices(&self) -> Secret {
-        self.secret.derive("lifeboat v0 slices", &[])
+        self.secret.derive("lifeboat v1 slices", &[])
     }
 
     /// The keyed hash of a path.

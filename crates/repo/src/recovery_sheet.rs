@@ -144,7 +144,7 @@ fn payload(owner: &OwnerKey) -> Zeroizing<[u8; SHEET_BYTES]> {
     out[32..64].copy_from_slice(&owner.identity.seed.0);
     out[64..80].copy_from_slice(&owner.identity.repository.0);
     let mut hasher = blake3::Hasher::new();
-    hasher.update(b"lifeboat v0 recovery sheet\0").update(&out[..80]);
+    hasher.update(b"lifeboat v1 recovery sheet\0").update(&out[..80]);
     out[80..].copy_from_slice(&hasher.finalize().as_bytes()[..8]);
     out
 }
@@ -152,7 +152,7 @@ fn payload(owner: &OwnerKey) -> Zeroizing<[u8; SHEET_BYTES]> {
 fn line_check(number: usize, line: &[u8]) -> [u8; 2] {
     let number = u8::try_from(number).unwrap_or(u8::MAX);
     let mut hasher = blake3::Hasher::new();
-    hasher.update(b"lifeboat v0 recovery sheet line\0").update(&[number]).update(line);
+    hasher.update(b"lifeboat v1 recovery sheet line\0").update(&[number]).update(line);
     let hash = hasher.finalize();
     [hash.as_bytes()[0], hash.as_bytes()[1]]
 }

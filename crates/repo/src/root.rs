@@ -67,27 +67,38 @@ pub struct Countersign {
     pub time: Timestamp,
     /// Who vouches.
     pub signer: VerifyKey,
-    /// Over repository, source, run, original and time.
+    /// Over repository, source, run, its secrets, original and time.
     pub signature: [u8; 64],
 }
 
 impl Countersign {
-    /// Vouches for the root that will carry `header`.
+    /// Vouches for the root that will carry `header`, and whose other parts are sealed under the secrets in
+    /// these envelopes: of references and of content.
     #[must_use]
-    pub fn make(repository: RepositoryId, header: &RootHeader, time: Timestamp, signer: &SignKey) -> Self {
-        let message = Self::message(repository, header, time);
+    pub fn make(
+        repository: RepositoryId,
+        header: &RootHeader,
+        envelopes: [&Envelope; 2],
+        time: Timestamp,
+        signer: &SignKey,
+    ) -> Self {
+        let message = Self::message(repository, header, envelopes, time);
         Self { time, signer: signer.verify_key(), signature: signer.sign(&message) }
     }
 
-    fn message(repository: RepositoryId, header: &RootHeader, time: Timestamp) -> Vec<u8> {
+    /// Nobody but who made the run knows its secrets, so that no other root can be given the same word.
+    fn message(repository: RepositoryId, header: &RootHeader, envelopes: [&Envelope; 2], time: Timestamp) -> Vec<u8> {
+        let [references, content] = envelopes.map(Envelope::commitment);
         let mut when = Build::new();
         when.time(time);
         let original = header.original.map_or([0; 32], |id| *id.bytes());
         [
-            &b"lifeboat v0 countersignature\0"[..],
+            &b"lifeboat v1 countersignature\0"[..],
             &repository.0,
             &header.source_tag.0,
             &header.run.0,
+            &references.0,
+            &content.0,
             &original,
             &when.finish(),
         ]
@@ -186,7 +197,7 @@ fn seal_parts(
 }
 
 fn part_key(secret: &Secret, name: &str, run: RunId) -> Aead {
-    Aead::new(&secret.derive("lifeboat v0 root part", &[name.as_bytes(), &run.0]))
+    Aead::new(&secret.derive("lifeboat v1 root part", &[name.as_bytes(), &run.0]))
 }
 
 fn part_aad(kind: ObjectType, a: &[u8]) -> [u8; HEADER_BYTES + 32] {
@@ -266,10 +277,15 @@ fn open_parts(access: &Access, kind: ObjectType, hash: ObjectHash, bytes: &[u8])
         .ok_or(ObjectError::Stranger(writer))?;
     let keys = access.domains.get(&domain).ok_or(ObjectError::ForeignDomain)?;
     let head = fields::read_header(&keys.index.open(kind, a)?)?;
+    let ((references, b), (content, c)) = (split_envelope(b)?, split_envelope(c)?);
     check_rights(access, &writer, role, domain, &head)?;
+    check_countersign(access, &head, [&references, &content])?;
     let aad = part_aad(kind, a);
-    let part = |bytes: &[u8], name| open_part(access, bytes, name, head.run, &aad);
-    let (refs, body) = (part(b, "B")?, part(c, "C")?);
+    let part = |envelope: &Envelope, sealed: &[u8], name| {
+        let secret = access.secret_of(envelope)?;
+        secret.map(|secret| part_key(&secret, name, head.run).open(0, &aad, sealed)).transpose()
+    };
+    let (refs, body) = (part(&references, b, "B")?, part(&content, c, "C")?);
     Ok(Parts { writer, domain, role, header: head, refs, body })
 }
 
@@ -283,23 +299,15 @@ fn split_parts(mut body: &[u8]) -> Result<[&[u8]; 3], ObjectError> {
     if body.is_empty() { Ok(parts) } else { Err(ObjectError::malformed("bytes behind the parts of a root")) }
 }
 
-/// The plain bytes of part B or C; `None` where we lack the key of its generation.
-fn open_part(
-    access: &Access,
-    bytes: &[u8],
-    name: &str,
-    run: RunId,
-    aad: &[u8],
-) -> Result<Option<Vec<u8>>, ObjectError> {
-    let (envelope, sealed) = bytes
+/// The envelope of part B or C, and what is sealed under its secret.
+fn split_envelope(part: &[u8]) -> Result<(Envelope, &[u8]), ObjectError> {
+    let (envelope, sealed) = part
         .split_at_checked(ENVELOPE_BYTES)
         .ok_or_else(|| ObjectError::malformed("a part of a root without its envelope"))?;
-    let envelope = Envelope::from_bytes(envelope)?;
-    let Some(secret) = access.secret_of(&envelope)? else { return Ok(None) };
-    Ok(Some(part_key(&secret, name, run).open(0, aad, sealed)?))
+    Ok((Envelope::from_bytes(envelope)?, sealed))
 }
 
-/// The writer may write this source, and who countersigned is an identity.
+/// The writer may write this source.
 fn check_rights(
     access: &Access,
     writer: &VerifyKey,
@@ -315,11 +323,18 @@ fn check_rights(
     if role == Role::Writer && !access.roster.writers.iter().any(allows) {
         return Err(ObjectError::NotAllowed(*writer));
     }
+    Ok(())
+}
+
+/// Who countersigned is an identity, and signed for this root.
+fn check_countersign(access: &Access, head: &RootHeader, envelopes: [&Envelope; 2]) -> Result<(), ObjectError> {
     let Some(countersign) = &head.countersigned else { return Ok(()) };
-    if !access.roster.identities.iter().any(|identity| identity.verify == countersign.signer) {
+    let roster = &access.roster;
+    let mut known = roster.identities.iter().map(|key| key.verify).chain(roster.retired.iter().map(|key| key.verify));
+    if !known.any(|verify| verify == countersign.signer) {
         return Err(ObjectError::Stranger(countersign.signer));
     }
-    let message = Countersign::message(access.repository, head, countersign.time);
+    let message = Countersign::message(access.repository, head, envelopes, countersign.time);
     Ok(countersign.signer.verify(&message, &countersign.signature)?)
 }
 

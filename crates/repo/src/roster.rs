@@ -7,6 +7,7 @@ use lifeboat_store::Key;
 
 use crate::cbor::{Build, Parse, required};
 use crate::crypt::{SealPublic, SignKey, VerifyKey};
+use crate::format::{self, ToRead};
 use crate::object::{self, DomainId, ObjectError, ObjectType, RepositoryId};
 
 /// Who may do what, as the root signed it.
@@ -36,6 +37,12 @@ pub struct Roster {
     pub removed: Vec<RemovedWriter>,
     /// The keyring object that belongs to it.
     pub keyring: ObjectHash,
+    /// Maintainers and identities that were taken off it.
+    pub retired: Vec<RetiredKey>,
+    /// Features without which nobody may use the repository, beside those that `format` names.
+    pub incompatible: Vec<String>,
+    /// Features without which nobody may write to it.
+    pub read_only_compatible: Vec<String>,
 }
 
 /// A writer on the roster.
@@ -66,6 +73,16 @@ pub struct RosterKey {
     pub verify: VerifyKey,
     /// Its part of the keyring is sealed to this.
     pub seal: SealPublic,
+}
+
+/// A maintainer or identity that was taken off the roster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetiredKey {
+    /// Checked its signatures. What an identity vouched for stands: nobody else could tell again how old
+    /// a copy is.
+    pub verify: VerifyKey,
+    /// Since when it is off, by the owner's clock.
+    pub removed: Timestamp,
 }
 
 /// A writer that was taken off the roster.
@@ -168,6 +185,12 @@ impl Roster {
         self.writers.iter().find(|w| w.verify == verify)
     }
 
+    /// The first of its features that this program would have to know, to read or also to write.
+    #[must_use]
+    pub fn unknown_feature(&self, writes: bool) -> Option<(&str, ToRead)> {
+        format::unknown_feature(&self.incompatible, &self.read_only_compatible, writes)
+    }
+
     fn encode(&self) -> Vec<u8> {
         let generation = |out: &mut Build, (number, public): &(u32, SealPublic)| {
             out.array(2).uint(*number).bytes(&public.0[..]);
@@ -197,6 +220,18 @@ impl Roster {
                 })
             });
             map.field(10).bytes(self.keyring.bytes());
+            map.some(11, Some(&self.retired).filter(|retired| !retired.is_empty()), |out, retired| {
+                out.list(retired.iter(), |out, key| {
+                    out.map(|map| {
+                        map.field(0).bytes(key.verify.0);
+                        map.field(1).time(key.removed);
+                    })
+                })
+            });
+            for (key, features) in [(12, &self.incompatible), (13, &self.read_only_compatible)] {
+                let some = Some(features).filter(|features| !features.is_empty());
+                map.some(key, some, |out, features| out.list(features.iter(), |out, feature| out.text(feature)));
+            }
         })
     }
 
@@ -216,6 +251,9 @@ impl Roster {
                     8 => fields.identities = value.list(read_key)?,
                     9 => fields.removed = value.list(read_removed)?,
                     10 => fields.keyring = Some(value.fixed()?.into()),
+                    11 => fields.retired = value.list(read_retired)?,
+                    12 => fields.incompatible = format::features(value)?,
+                    13 => fields.read_only_compatible = format::features(value)?,
                     _ => value.skip()?,
                 }
                 Ok(())
@@ -234,6 +272,9 @@ impl Roster {
             identities: fields.identities,
             removed: fields.removed,
             keyring: required(fields.keyring, "keyring")?,
+            retired: fields.retired,
+            incompatible: fields.incompatible,
+            read_only_compatible: fields.read_only_compatible,
         })
     }
 }
@@ -286,6 +327,9 @@ struct Read {
     identities: Vec<RosterKey>,
     removed: Vec<RemovedWriter>,
     keyring: Option<ObjectHash>,
+    retired: Vec<RetiredKey>,
+    incompatible: Vec<String>,
+    read_only_compatible: Vec<String>,
 }
 
 fn put_key<'x>(out: &'x mut Build, key: &RosterKey) -> &'x mut Build {
@@ -331,6 +375,19 @@ fn read_writer(parse: &mut Parse<'_>) -> Result<RosterWriter, ObjectError> {
         allowed,
         added: required(added, "time added")?,
     })
+}
+
+fn read_retired(parse: &mut Parse<'_>) -> Result<RetiredKey, ObjectError> {
+    let (mut verify, mut removed) = (None, None);
+    parse.map(|key, value| {
+        match key {
+            0 => verify = Some(VerifyKey(value.fixed()?)),
+            1 => removed = Some(value.time()?),
+            _ => value.skip()?,
+        }
+        Ok(())
+    })?;
+    Ok(RetiredKey { verify: required(verify, "verify key")?, removed: required(removed, "time removed")? })
 }
 
 fn read_removed(parse: &mut Parse<'_>) -> Result<RemovedWriter, ObjectError> {
@@ -384,6 +441,9 @@ mod tests {
                 roots: vec![ObjectHash::from([6; 32])],
             }],
             keyring: ObjectHash::from([9; 32]),
+            retired: vec![RetiredKey { verify: verify(5), removed: "2026-11-21T03:00:00Z".parse().expect("a time") }],
+            incompatible: vec!["tape".into()],
+            read_only_compatible: vec!["bloom".into(), "tides".into()],
         }
     }
 

@@ -396,6 +396,29 @@ fn a_repository_of_a_newer_version_is_told_and_left_alone() {
 }
 
 #[test]
+fn a_repository_from_before_the_freeze_is_refused_and_left_alone() {
+    let world = World::backed_up();
+    let out = world.text("out");
+    let mut format = world.read("format");
+    assert_eq!(std::mem::replace(&mut format[9], 0), 1, "what `init` writes");
+    world.put("format", &format);
+    let stored = describe(&world.path("store"));
+    let mut all = commands(&out);
+    all.push(vec!["init"]);
+    for args in all {
+        let refused = world.run(&args).expect(1);
+        assert!(
+            refused.err.contains("format version 0, from before the format was frozen"),
+            "{args:?}: {}",
+            refused.err
+        );
+        assert!(refused.err.contains("`lifeboat init` makes a new repository"), "{args:?}: {}", refused.err);
+    }
+    assert_eq!(describe(&world.path("store")), stored);
+    assert!(!world.path("out").exists());
+}
+
+#[test]
 fn a_damaged_pack_is_named_with_its_entries_and_everything_else_restores() {
     let world = World::backed_up();
     world.fill("gamma", 200_000, 9);

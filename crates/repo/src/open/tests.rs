@@ -133,16 +133,17 @@ async fn a_newer_version_and_unknown_features_are_told_from_damage() {
     let root = &repository.owner.root;
     let key = Format::key();
     let mut newer = get(&repository.store, &key).await.to_vec();
-    newer[9] = 1;
+    newer[9] = 2;
     put(&repository.store, &key, newer).await;
     let error = refused(&repository.store, &identity(&repository)).await;
-    assert!(matches!(error, RepoError::Object { source: ObjectError::NewerVersion(1), .. }), "{error}");
+    assert!(matches!(error, RepoError::Object { source: ObjectError::NewerVersion(2), .. }), "{error}");
     assert_eq!(error.hint(), Some("use a newer lifeboat"));
 
     let mut format = Format::new(repository.owner.identity.repository, TestRepository::start());
     format.read_only_compatible = vec!["bloom".into()];
     put(&repository.store, &key, format.sign(root)).await;
-    open_access(&repository.store, &identity(&repository), None).await.expect("it can be read");
+    let opened = open_access(&repository.store, &identity(&repository), None).await.expect("it can be read");
+    assert!(crate::forget::keeper(&opened.access, "a test").is_err(), "an identity may change nothing either");
     for keys in [writer(&repository), maintainer(&repository)] {
         let error = refused(&repository.store, &keys).await;
         assert!(matches!(error, RepoError::UnknownFeature { to_read: false, .. }), "{error}");
@@ -237,9 +238,9 @@ async fn a_roster_of_a_newer_program_stops_everybody() {
     // The same body with a newer version in its header, signed by the root.
     let body = &bytes[header(ObjectType::Roster).len()..bytes.len() - SIGNATURE_BYTES];
     let mut newer = header(ObjectType::Roster).to_vec();
-    newer[9] = 1;
+    newer[9] = 2;
     newer.extend_from_slice(body);
-    let mut message = b"lifeboat v0 object signature\0".to_vec();
+    let mut message = b"lifeboat v1 object signature\0".to_vec();
     message.extend_from_slice(&repository.owner.identity.repository.0);
     message.extend_from_slice(&Digest::of(&newer).0);
     let signature = repository.owner.root.sign(&message);
@@ -249,7 +250,50 @@ async fn a_roster_of_a_newer_program_stops_everybody() {
     put(&repository.store, &roster.key(), newer).await;
     for keys in every_role(&repository) {
         let error = refused(&repository.store, &keys).await;
-        assert!(matches!(error, RepoError::Object { source: ObjectError::NewerVersion(1), .. }), "{error}");
+        assert!(matches!(error, RepoError::Object { source: ObjectError::NewerVersion(2), .. }), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_repository_from_before_the_freeze_is_refused_and_left_alone() {
+    let repository = repository().await;
+    let mut older = get(&repository.store, &Format::key()).await.to_vec();
+    older[9] = 0;
+    put(&repository.store, &Format::key(), older).await;
+    for keys in every_role(&repository) {
+        let error = refused(&repository.store, &keys).await;
+        assert!(matches!(error, RepoError::Object { source: ObjectError::OlderVersion(0), .. }), "{error}");
+        assert!(error.hint().expect("a hint").contains("lifeboat init"));
+    }
+}
+
+/// Puts the next roster, with these features.
+async fn roster_needs(repository: &TestRepository, incompatible: &[&str], read_only: &[&str]) {
+    let texts = |features: &[&str]| features.iter().map(|feature| (*feature).to_owned()).collect();
+    let mut next = repository.identity.roster.clone();
+    next.number += 1;
+    (next.incompatible, next.read_only_compatible) = (texts(incompatible), texts(read_only));
+    let (roster, bytes) = next.sign(repository.owner.identity.repository, &repository.owner.root);
+    put(&repository.store, &roster.key(), bytes).await;
+}
+
+#[tokio::test]
+async fn a_roster_may_ask_for_features_too() {
+    let repository = repository().await;
+    roster_needs(&repository, &[], &["bloom"]).await;
+    for keys in [writer(&repository), maintainer(&repository)] {
+        let error = refused(&repository.store, &keys).await;
+        assert!(matches!(error, RepoError::UnknownFeature { to_read: false, .. }), "{error}");
+    }
+    let opened = open_access(&repository.store, &identity(&repository), None).await.expect("it can be read");
+    let error = crate::forget::keeper(&opened.access, "a test").expect_err("and not be changed");
+    assert!(matches!(error, RepoError::UnknownFeature { to_read: false, .. }), "{error}");
+
+    let repository = self::repository().await;
+    roster_needs(&repository, &["tape"], &[]).await;
+    for keys in every_role(&repository) {
+        let error = refused(&repository.store, &keys).await;
+        assert!(matches!(error, RepoError::UnknownFeature { to_read: true, .. }), "{error}");
     }
 }
 

@@ -170,6 +170,8 @@ async fn an_identity_without_root_reads_everything_until_it_is_removed() {
     let changed = owner(&repository).remove_identity(restore.roster_key().verify).await.expect("removed");
     assert_ne!(changed.roster.epoch.0, before.roster.epoch.0);
     assert_ne!(changed.roster.maintenance.0, before.roster.maintenance.0);
+    let retired: Vec<_> = changed.roster.retired.iter().map(|key| key.verify).collect();
+    assert_eq!(retired, [restore.roster_key().verify], "what it vouched for stands");
     let again = owner(&repository).remove_identity(restore.roster_key().verify).await.expect("nothing to do");
     assert_eq!(again.roster, changed.roster, "a try that was cut off late is run again");
     let error = open(&repository.store, identity(&restore)).await.expect_err("refused");

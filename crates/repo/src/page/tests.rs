@@ -167,3 +167,17 @@ proptest! {
         let _ = ReferencePage::decode(&page);
     }
 }
+
+#[test]
+fn a_field_that_is_not_known_leaves_an_entry_as_it_is() {
+    let entry = StoredEntry {
+        path: EntryPath::new(b"a".as_slice()).expect("a path"),
+        meta: EntryMeta::new(EntryKind::File),
+        content: Content::Inline(vec![Extent::Hole(3)]),
+    };
+    let mut later = entry.encode();
+    later[0] += 1;
+    later.extend_from_slice(&[14, 0x63, b'n', b'e', b'w']);
+    let read = ManifestPage::decode(&ManifestPage::assemble(0, &[later])).expect("read");
+    assert_eq!(read, ManifestPage::Entries(vec![entry]));
+}

@@ -1,7 +1,7 @@
 //! Log roots: a stretch of a source's log. `docs/format.md`, section "Log root". No datastore writes
 //! them yet; they keep their place in the format.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use lifeboat_model::{ChunkId, ObjectHash, SourceName, StackName};
@@ -38,6 +38,8 @@ pub struct LogBody {
     pub top: Option<ChunkId>,
     /// In the order of the log, which need not be that of the manifest.
     pub segments: Vec<Segment>,
+    /// What the source tells of the stretch, such as the times between which it lies.
+    pub facts: BTreeMap<String, String>,
 }
 
 /// A log root, checked and opened as far as our keys reach.
@@ -85,13 +87,19 @@ fn write_body(body: &LogBody) -> Vec<u8> {
         map.field(3).text(&body.log);
         map.some(4, body.top.as_ref(), |out, id| out.bytes(id.bytes()));
         map.field(5).list(body.segments.iter(), |out, segment| {
-            out.array(3).text(&segment.name).text(&segment.begins).text(&segment.ends)
+            out.map(|map| {
+                map.field(0).text(&segment.name);
+                map.field(1).text(&segment.begins);
+                map.field(2).text(&segment.ends);
+            })
         });
+        map.field(6).text_map(&body.facts, |out, text| out.text(text));
     })
 }
 
 fn read_body(plain: &[u8]) -> Result<LogBody, ObjectError> {
-    let (mut stack, mut source, mut kind, mut log, mut top, mut segments) = (None, None, None, None, None, None);
+    let (mut stack, mut source, mut kind, mut log, mut top) = (None, None, None, None, None);
+    let (mut segments, mut facts) = (None, None);
     Parse::whole(plain, |parse| {
         parse.map(|key, value| {
             match key {
@@ -101,6 +109,7 @@ fn read_body(plain: &[u8]) -> Result<LogBody, ObjectError> {
                 3 => log = Some(value.text()?.to_owned()),
                 4 => top = Some(ChunkId::from(value.fixed::<32>()?)),
                 5 => segments = Some(value.list(read_segment)?),
+                6 => facts = Some(value.text_map(|text| Ok(text.text()?.to_owned()))?),
                 _ => value.skip()?,
             }
             Ok(())
@@ -118,13 +127,22 @@ fn read_body(plain: &[u8]) -> Result<LogBody, ObjectError> {
         log: required(log, "log")?,
         top,
         segments,
+        facts: required(facts, "facts")?,
     })
 }
 
 fn read_segment(parse: &mut Parse<'_>) -> Result<Segment, ObjectError> {
-    parse.tuple(3)?;
-    let mut text = || Ok::<_, ObjectError>(parse.text()?.to_owned());
-    Ok(Segment { name: text()?, begins: text()?, ends: text()? })
+    let (mut name, mut begins, mut ends) = (None, None, None);
+    parse.map(|key, value| {
+        match key {
+            0 => name = Some(value.text()?.to_owned()),
+            1 => begins = Some(value.text()?.to_owned()),
+            2 => ends = Some(value.text()?.to_owned()),
+            _ => value.skip()?,
+        }
+        Ok(())
+    })?;
+    Ok(Segment { name: required(name, "name")?, begins: required(begins, "begin")?, ends: required(ends, "end")? })
 }
 
 /// A place where a log cannot be followed on.
@@ -146,8 +164,8 @@ pub enum Tear {
     },
 }
 
-/// Where a log is torn. `roots` are the roots of one writer, source and log, opened with an identity, in
-/// the order of their sequences.
+/// Where the logs of a source are torn. `roots` are all log roots of one writer and source, opened with an
+/// identity, in the order of their sequences; those of several logs may alternate.
 #[must_use]
 pub fn tears(roots: &[LogRoot]) -> Vec<Tear> {
     let mut tears = Vec::new();
@@ -157,11 +175,13 @@ pub fn tears(roots: &[LogRoot]) -> Vec<Tear> {
             tears.push(Tear::Roots { after, next: next_sequence });
         }
     }
-    let segments: Vec<&Segment> =
-        roots.iter().filter_map(|root| root.body.as_ref()).flat_map(|b| &b.segments).collect();
-    for (segment, next) in segments.iter().zip(segments.iter().skip(1)) {
-        if segment.ends != next.begins {
-            tears.push(Tear::Segments { after: segment.name.clone(), next: next.name.clone() });
+    let mut ends: BTreeMap<&str, &Segment> = BTreeMap::new();
+    for body in roots.iter().filter_map(|root| root.body.as_ref()) {
+        for segment in &body.segments {
+            let before = ends.insert(&body.log, segment);
+            if let Some(before) = before.filter(|before| before.ends != segment.begins) {
+                tears.push(Tear::Segments { after: before.name.clone(), next: segment.name.clone() });
+            }
         }
     }
     tears

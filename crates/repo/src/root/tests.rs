@@ -94,7 +94,8 @@ async fn a_removed_writers_root_is_open_but_marked() {
 async fn only_an_identity_vouches_for_an_earlier_time() {
     let Made { hand, header, body, .. } = made().await;
     let then = TestRepository::start();
-    let sign = |signer: &SignKey, time| Countersign::make(hand.test.all.repository, &header, time, signer);
+    let envelopes = [&hand.references.envelope, &hand.content.envelope];
+    let sign = |signer: &SignKey, time| Countersign::make(hand.test.all.repository, &header, envelopes, time, signer);
     let with = |countersigned| {
         let header = RootHeader { countersigned: Some(countersigned), ..header.clone() };
         let (id, bytes) = root_of(&hand, &header, &body, hand.writer());
@@ -109,6 +110,41 @@ async fn only_an_identity_vouches_for_an_earlier_time() {
     let claimed = RootHeader { original: Some([3; 32].into()), ..header.clone() };
     assert_eq!(claimed.copied_from(), None, "a writer alone names no original");
     assert_eq!(RootHeader { countersigned: Some(good), ..claimed }.copied_from(), Some([3; 32].into()));
+}
+
+#[tokio::test]
+async fn the_word_for_one_root_is_good_for_no_other_content() {
+    let Made { hand, header, body, .. } = made().await;
+    let identity = hand.test.identity.maintain.as_ref().expect("an identity signs");
+    let envelopes = [&hand.references.envelope, &hand.content.envelope];
+    let word = Countersign::make(hand.test.all.repository, &header, envelopes, TestRepository::start(), identity);
+    let header = RootHeader { countersigned: Some(word), ..header };
+    let (id, bytes) = root_of(&hand, &header, &body, hand.writer());
+    assert!(decode(&hand.test.writer, id, &bytes).is_ok());
+    // A thief has the writer's key and reads headers, but knows no secret of a run that is over.
+    let thief = Hand::new().await;
+    for (content, references) in
+        [(&thief.content, &hand.references), (&hand.content, &thief.references), (&thief.content, &thief.references)]
+    {
+        let keys = RootKeys { index: &hand.keys().index, content, references, sign: hand.writer() };
+        let (id, bytes) = encode(&header, &RootRefs { top: None }, &body, &keys);
+        assert!(decode(&hand.test.writer, id, &bytes).is_err());
+    }
+}
+
+#[tokio::test]
+async fn what_a_retired_identity_vouched_for_stands() {
+    let Made { hand, header, body, .. } = made().await;
+    let identity = hand.test.identity.maintain.as_ref().expect("an identity signs");
+    let (then, envelopes) = (TestRepository::start(), [&hand.references.envelope, &hand.content.envelope]);
+    let word = Countersign::make(hand.test.all.repository, &header, envelopes, then, identity);
+    let header = RootHeader { countersigned: Some(word), ..header };
+    let (id, bytes) = root_of(&hand, &header, &body, hand.writer());
+    let mut access = hand.test.identity.clone();
+    let verify = access.roster.identities.remove(0).verify;
+    assert_eq!(decode(&access, id, &bytes), Err(ObjectError::Stranger(verify)));
+    access.roster.retired.push(crate::roster::RetiredKey { verify, removed: then });
+    assert_eq!(decode(&access, id, &bytes).expect("it stands").header, header);
 }
 
 #[tokio::test]

@@ -13,8 +13,8 @@ use crate::crypt::SignKey;
 use crate::error::RepoError;
 use crate::object::RepositoryId;
 use crate::pack::PackKind;
-use crate::pipeline::Stored;
 use crate::pipeline::stop::Cause;
+use crate::pipeline::{RunSecrets, Stored};
 use crate::root::{Countersign, RootBody, RootHeader};
 
 /// What a copy takes over from the snapshot that it is a copy of.
@@ -37,9 +37,16 @@ const STATS_OF_THE_BACKUP: [&str; 3] = ["kept", "skips", "problems"];
 
 impl CopyOf {
     /// Completes the root of a copy.
-    pub(super) fn tell(&self, repository: RepositoryId, header: &mut RootHeader, body: &mut RootBody) {
+    pub(super) fn tell(
+        &self,
+        repository: RepositoryId,
+        secrets: &RunSecrets,
+        header: &mut RootHeader,
+        body: &mut RootBody,
+    ) {
         header.original = Some(self.original);
-        header.countersigned = Some(Countersign::make(repository, header, self.time, &self.vouches));
+        let envelopes = [&secrets.references.envelope, &secrets.content.envelope];
+        header.countersigned = Some(Countersign::make(repository, header, envelopes, self.time, &self.vouches));
         body.problems.clone_from(&self.problems);
         for (name, count) in &self.stats {
             if STATS_OF_THE_BACKUP.contains(&name.as_str()) || !body.stats.contains_key(name) {

@@ -150,7 +150,7 @@ impl SnapshotWriter {
             stack_run: self.head.stack_run,
         };
         if let Some(copy_of) = &self.copy_of {
-            copy_of.tell(access.repository, &mut header, &mut body);
+            copy_of.tell(access.repository, &self.secrets, &mut header, &mut body);
         }
         let sign = self.run.sign();
         let keys = RootKeys {

@@ -212,8 +212,9 @@ impl Maker<'_> {
             countersigned: None,
             systems: vec![Digest([5; 32])],
         };
+        let (repository, envelopes) = (world.access.repository, [&world.references.1, &world.content.1]);
         head.countersigned =
-            Some(Countersign::make(world.access.repository, &head, time(), &world.made.owner.identity.sign()));
+            Some(Countersign::make(repository, &head, envelopes, time(), &world.made.owner.identity.sign()));
         let body = RootBody {
             stack: stack(),
             source,
@@ -247,8 +248,14 @@ impl Maker<'_> {
                 map.field(2).text("postgres");
                 map.field(3).text("timeline 1");
                 map.field(4).bytes(id(1).bytes());
-                map.field(5)
-                    .list(log.iter(), |out, segment| out.array(3).text(segment.0).text(segment.1).text(segment.2));
+                map.field(5).list(log.iter(), |out, segment| {
+                    out.map(|map| {
+                        map.field(0).text(segment.0);
+                        map.field(1).text(segment.1);
+                        map.field(2).text(segment.2);
+                    })
+                });
+                map.field(6).text_map(&BTreeMap::from([("a".into(), "1".into())]), |out, text: &String| out.text(text));
             }),
         );
         let (_, parts) = verify(world.access.repository, ObjectType::SnapshotRoot, &bytes).expect("signed");
@@ -265,7 +272,7 @@ impl Maker<'_> {
         let aad = [&header(ObjectType::SnapshotRoot)[..], blake3::hash(a).as_bytes()].concat();
         for (parser, letter, part, run) in [("root-references", b"B", b, &references), ("root-body", b"C", c, &content)]
         {
-            let key = Aead::new(&run.secret.derive("lifeboat v0 root part", &[letter, &RUN.0]));
+            let key = Aead::new(&run.secret.derive("lifeboat v1 root part", &[letter, &RUN.0]));
             self.add(parser, key.open(0, &aad, &part[ENVELOPE_BYTES..]).expect("opened"));
         }
     }

@@ -78,12 +78,13 @@ impl World {
             access.roster.maintenance = (1, maintenance.public());
             access.epochs.insert(1, epoch);
             access.maintenance.insert(1, maintenance);
-            let secret = |recipient| {
-                let secret = Secret::random();
+            let secret = |seed, recipient| {
+                let secret = Secret([seed; 32]);
                 let envelope = Envelope::seal(repository, &recipient, &secret).expect("sealed");
                 (secret, envelope)
             };
-            let (content, references) = (secret(access.epoch_recipient()), secret(access.maintenance_recipient()));
+            let (content, references) =
+                (secret(12, access.epoch_recipient()), secret(13, access.maintenance_recipient()));
             Self { store, memory, made, access, content, references }
         })
     }
@@ -112,7 +113,7 @@ impl World {
         let a = self.domain().index.seal(kind, a);
         let aad = [&header(kind)[..], blake3::hash(&a).as_bytes()].concat();
         let part = |(secret, envelope): &(Secret, Envelope), name: &[u8], plain: &[u8]| {
-            let key = Aead::new(&secret.derive("lifeboat v0 root part", &[name, &RUN.0]));
+            let key = Aead::new(&secret.derive("lifeboat v1 root part", &[name, &RUN.0]));
             [&envelope.bytes()[..], &key.seal(0, &aad, plain)].concat()
         };
         let parts = [part(&self.references, b"B", b), part(&self.content, b"C", c)];
@@ -187,7 +188,7 @@ impl World {
     fn open_secrets(&self, plain: &[u8], maintainers: bool) -> bool {
         let repository = self.access.repository;
         let seal = if maintainers { self.made.maintainer.seal.clone() } else { self.made.owner.identity.seal() };
-        let info = [b"lifeboat v0 keyring\0", &repository.0[..]].concat();
+        let info = [b"lifeboat v1 keyring\0", &repository.0[..]].concat();
         let public = seal.public();
         let (encapsulation, sealed) = public.seal(&info, &1u32.to_le_bytes(), plain).expect("sealed");
         let slot = |out: &mut lifeboat_repo::cbor::Build| {
@@ -218,7 +219,7 @@ fn rechecked(input: &[u8]) -> String {
     let Ok(mut fields) = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text) else { return text };
     fields.remove("checksum");
     let mut hasher = blake3::Hasher::new();
-    hasher.update(b"lifeboat v0 key file\0");
+    hasher.update(b"lifeboat v1 key file\0");
     for (name, value) in &fields {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         hasher.update(format!("{name}\0{value}\0").as_bytes());

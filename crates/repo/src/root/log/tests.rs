@@ -76,7 +76,8 @@ fn keys(hand: &Hand) -> RootKeys<'_> {
 fn body(top: Option<ChunkId>) -> LogBody {
     let snapshot = Hand::body(top);
     let (stack, source) = (snapshot.stack, snapshot.source);
-    LogBody { stack, source, kind: "postgres".into(), log: "timeline 1".into(), top, segments: vec![] }
+    let facts = BTreeMap::from([("log.begun".to_owned(), "2026-11-21T03:00:00Z".to_owned())]);
+    LogBody { stack, source, kind: "postgres".into(), log: "timeline 1".into(), top, segments: vec![], facts }
 }
 
 /// Stores stretches of a log, each a range of its segments, as roots that follow each other.
@@ -132,6 +133,20 @@ async fn what_is_missing_of_a_log_is_named() {
 }
 
 #[tokio::test]
+async fn logs_of_one_source_share_a_chain_and_each_goes_on_by_itself() {
+    let (hand, log) = (Hand::new().await, FakeLog::new(4, 6));
+    let mut roots = stored(&hand, &log, &[0..2, 0..3, 2..5, 3..6]).await;
+    for root in roots.iter_mut().skip(1).step_by(2) {
+        root.body.as_mut().expect("an identity reads it").log = "timeline 2".into();
+    }
+    assert_eq!(tears(&roots), []);
+    roots.pop();
+    roots[2].body.as_mut().expect("read").segments.remove(0);
+    let name = |n: usize| log.segments()[n].0.clone();
+    assert_eq!(tears(&roots), [Tear::Segments { after: name(1), next: name(3) }]);
+}
+
+#[tokio::test]
 async fn each_role_opens_its_part_of_a_log_root_and_any_change_is_noticed() {
     let hand = Hand::new().await;
     let segment = |name: &str| Segment { name: name.into(), begins: "0/1".into(), ends: "0/2".into() };
@@ -181,10 +196,53 @@ async fn roots_that_nobody_follows_stop_a_prune_and_no_reader_and_a_check_tells_
         assert!(report.is_clean(), "{report:#?}");
         assert!(report.notes.iter().any(|note| note.contains(told)), "{report:#?}");
     }
-    let bytes = Bytes::from_static(b"LIFEBOAT\x0b\x00\0\0\0\0\0\0 not a log root");
+    let bytes = Bytes::from_static(b"LIFEBOAT\x0b\x01\0\0\0\0\0\0 not a log root");
     let damaged = ObjectType::LogRoot.key([7; 32].into());
     put(&store, &damaged, bytes).await.expect("put");
     let identity = hand.open(&hand.test.identity).await;
     let report = check(&identity, CheckScope::default(), &[], &ctx).await.expect("a check");
     assert_eq!(report.problems.iter().map(|problem| problem.object.as_str()).collect::<Vec<_>>(), [damaged.as_str()]);
+}
+
+#[tokio::test]
+async fn an_object_in_an_unknown_folder_is_noted_and_left_alone() {
+    let hand = Hand::new().await;
+    let snapshot = hand.put_root(&hand.header(1, None), &Hand::body(None), hand.writer()).await;
+    let unknown = Key::new(format!("future/{}", "0".repeat(64))).expect("a key");
+    let store: Arc<dyn Store> = Arc::new(hand.store.clone());
+    put(&store, &unknown, Bytes::from_static(b"of the future")).await.expect("put");
+    let scratch = tempfile::tempdir().expect("a directory");
+    let ctx = run_context(scratch.path());
+    let identity = hand.open(&hand.test.identity).await;
+    assert_eq!(identity.snapshots(&[]).await.expect("listed").snapshots[0].id, snapshot);
+    let report = check(&identity, CheckScope::default(), &[], &ctx).await.expect("a check");
+    assert!(report.is_clean() && report.notes.iter().any(|note| note.contains(unknown.as_str())), "{report:#?}");
+    let maintainer = hand.open(&hand.test.maintainer).await;
+    let pruned = prune(&maintainer, &PruneOptions::default(), &ctx).await.expect("a prune");
+    assert_eq!(pruned.refused.len(), 0, "{pruned:?}");
+    assert!(store.get(&unknown, None).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_snapshot_of_a_newer_version_is_named_and_stops_a_prune_and_no_reader() {
+    let hand = Hand::new().await;
+    let snapshot = hand.put_root(&hand.header(1, None), &Hand::body(None), hand.writer()).await;
+    let bytes = hand.store.get(&ObjectType::SnapshotRoot.key(ObjectHash(snapshot.0)), None).await.expect("got");
+    let mut newer = bytes.to_vec();
+    newer[9] += 1;
+    let name = ObjectType::SnapshotRoot.key(ObjectHash(lifeboat_model::Digest::of(&newer)));
+    let store: Arc<dyn Store> = Arc::new(hand.store.clone());
+    put(&store, &name, newer.into()).await.expect("put");
+    let scratch = tempfile::tempdir().expect("a directory");
+    let ctx = run_context(scratch.path());
+    let identity = hand.open(&hand.test.identity).await;
+    let list = identity.snapshots(&[]).await.expect("listed");
+    assert_eq!((list.snapshots.len(), list.refused[0].object.as_str()), (1, name.as_str()));
+    let report = check(&identity, CheckScope::default(), &[], &ctx).await.expect("a check");
+    let problems: Vec<_> = report.problems.iter().map(|problem| (problem.kind, problem.object.as_str())).collect();
+    assert_eq!(problems, [(crate::check::ProblemKind::Newer, name.as_str())]);
+    let maintainer = hand.open(&hand.test.maintainer).await;
+    let pruned = prune(&maintainer, &PruneOptions::default(), &ctx).await.expect("a prune");
+    let [refusal] = &pruned.refused[..] else { panic!("it stops: {pruned:?}") };
+    assert!(refusal.why.contains(name.as_str()) && refusal.why.contains("newer than this program"), "{refusal:?}");
 }

@@ -157,9 +157,9 @@ impl<'r> Chunks<'r> {
             None => self.secrets.open_envelope(&self.repository, &copy.envelope)?,
         };
         self.opened.borrow_mut().insert(copy.envelope.clone(), secret);
-        let key = kdf("lifeboat v0 pack key", &secret, &[&[kind], &copy.origin]);
+        let key = kdf("lifeboat v1 pack key", &secret, &[&[kind], &copy.origin]);
         let aad = [
-            &b"lifeboat v0 record"[..],
+            &b"lifeboat v1 record"[..],
             &self.repository,
             &[kind],
             &copy.origin,

@@ -19,7 +19,7 @@ pub(crate) fn read(text: &str, passphrase: Option<&str>) -> R<Identity> {
     let (repository, root, seed) =
         if text.trim_start().starts_with('{') { key_file(text, passphrase)? } else { sheet(text)? };
     let part = |context| kdf(context, &seed, &[]);
-    Ok(Identity { repository, root, sign: part("lifeboat v0 identity sign"), open: part("lifeboat v0 identity seal") })
+    Ok(Identity { repository, root, sign: part("lifeboat v1 identity sign"), open: part("lifeboat v1 identity seal") })
 }
 
 fn text_of(fields: &Map<String, Value>, name: &str) -> R<String> {
@@ -44,7 +44,7 @@ type Found = ([u8; 16], Key, Key);
 
 fn key_file(text: &str, passphrase: Option<&str>) -> R<Found> {
     let fields: Map<String, Value> = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    let mut checked = b"lifeboat v0 key file\0".to_vec();
+    let mut checked = b"lifeboat v1 key file\0".to_vec();
     let mut names: Vec<&String> = fields.keys().filter(|name| *name != "checksum").collect();
     names.sort();
     for name in names {
@@ -53,8 +53,8 @@ fn key_file(text: &str, passphrase: Option<&str>) -> R<Found> {
     if hash(&checked)[..4] != hex_of::<4>(&fields, "checksum")? {
         return Err("the checksum of the key file is wrong".into());
     }
-    if text_of(&fields, "version")? != "0" {
-        return Err("a key file of a newer version".into());
+    if text_of(&fields, "version")? != "1" {
+        return Err("a key file of another version".into());
     }
     let (role, repository, root) =
         (text_of(&fields, "lifeboat_key")?, hex_of::<16>(&fields, "repository")?, hex_of::<32>(&fields, "root")?);
@@ -88,7 +88,7 @@ fn sealed_seeds(fields: &Map<String, Value>, role: &str, home: &[u8], passphrase
     argon
         .hash_password_into(passphrase.as_bytes(), &hex_of::<16>(fields, "salt")?, &mut key)
         .map_err(|error| error.to_string())?;
-    let aad = [b"lifeboat v0 key file\0", role.as_bytes(), b"\0", home].concat();
+    let aad = [b"lifeboat v1 key file\0", role.as_bytes(), b"\0", home].concat();
     let sealed = hex::decode(text_of(fields, "sealed")?).map_err(|error| error.to_string())?;
     aead_open(&key, 0, &aad, &sealed)
 }
@@ -110,7 +110,7 @@ fn sheet(text: &str) -> R<Found> {
             .collect();
         let bytes = hex::decode(&digits).map_err(|error| format!("line {number}: {error}"))?;
         let (bytes, check) = bytes.split_first_chunk::<8>().ok_or_else(|| format!("line {number} is short"))?;
-        let wanted = hash(&[b"lifeboat v0 recovery sheet line\0", &[number][..], bytes].concat());
+        let wanted = hash(&[b"lifeboat v1 recovery sheet line\0", &[number][..], bytes].concat());
         if check != &wanted[..2] {
             return Err(format!("line {number} is wrong"));
         }
@@ -123,7 +123,7 @@ fn sheet(text: &str) -> R<Found> {
         all.extend_from_slice(line.as_ref().ok_or_else(|| format!("line {} is missing", at + 1))?);
     }
     let (body, check) = all.split_at(80);
-    if check != &hash(&[b"lifeboat v0 recovery sheet\0", body].concat())[..8] {
+    if check != &hash(&[b"lifeboat v1 recovery sheet\0", body].concat())[..8] {
         return Err("the sheet is wrong as a whole".into());
     }
     let root = sign_public(&body[..32].try_into().expect("32 bytes"))?;

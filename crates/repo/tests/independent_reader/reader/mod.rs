@@ -49,6 +49,9 @@ impl Repository {
         }
         let mut told = Vec::new();
         let roster = Roster::newest(&store, &id, &mut told)?;
+        if let Some(feature) = roster.features.iter().find(|feature| !KNOWN_FEATURES.contains(&feature.as_str())) {
+            return Err(format!("the feature {feature} is unknown"));
+        }
         if !roster.identities.contains(&crypt::sign_public(&id.sign)?) {
             return Err("the identity is not on the roster".into());
         }

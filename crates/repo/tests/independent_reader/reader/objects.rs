@@ -47,15 +47,15 @@ impl Store {
 
 pub(crate) fn header(kind: u8) -> [u8; 16] {
     let mut header = *b"LIFEBOAT\0\0\0\0\0\0\0\0";
-    header[8] = kind;
+    (header[8], header[9]) = (kind, 1);
     header
 }
 
 /// What follows the header.
 pub(crate) fn open_header(kind: u8, bytes: &[u8]) -> R<&[u8]> {
     let (head, rest) = bytes.split_at_checked(16).ok_or("shorter than a header")?;
-    if head[..9] == header(kind)[..9] && head[9] > 0 {
-        return Err("a newer version of the format".into());
+    if head[..9] == header(kind)[..9] && head[9] != 1 {
+        return Err(format!("version {} of the format", head[9]));
     }
     if head == header(kind) { Ok(rest) } else { Err(format!("not the header of type {kind}")) }
 }
@@ -65,7 +65,7 @@ pub(crate) fn open_signed(repository: &[u8; 16], kind: u8, bytes: &[u8]) -> R<(K
     let rest = open_header(kind, bytes)?;
     let length = rest.len().checked_sub(96).ok_or("shorter than a signature")?;
     let (signed, tail) = bytes.split_at(16 + length);
-    let message = [b"lifeboat v0 object signature\0", &repository[..], &hash(signed)].concat();
+    let message = [b"lifeboat v1 object signature\0", &repository[..], &hash(signed)].concat();
     verify(&tail[..32], &message, &tail[32..])?;
     Ok((tail[..32].try_into().expect("32 bytes"), signed[16..].to_vec()))
 }
@@ -82,12 +82,12 @@ pub(crate) struct Domain {
 
 impl Domain {
     fn new(id: [u8; 16], secret: &Key) -> Self {
-        let index = kdf("lifeboat v0 index key", secret, &[]);
+        let index = kdf("lifeboat v1 index key", secret, &[]);
         Self {
             id,
-            chunk_ids: kdf("lifeboat v0 chunk ids", secret, &[]),
-            page_ids: kdf("lifeboat v0 page ids", secret, &[]),
-            refs_ids: kdf("lifeboat v0 refs ids", &index, &[]),
+            chunk_ids: kdf("lifeboat v1 chunk ids", secret, &[]),
+            page_ids: kdf("lifeboat v1 page ids", secret, &[]),
+            refs_ids: kdf("lifeboat v1 refs ids", &index, &[]),
             index,
         }
     }
@@ -98,22 +98,22 @@ impl Domain {
         if domain != self.id {
             return Err("sealed under another domain".into());
         }
-        let key = kdf("lifeboat v0 domain seal", &self.index, &[repository, salt, &[kind]]);
+        let key = kdf("lifeboat v1 domain seal", &self.index, &[repository, salt, &[kind]]);
         aead_open(&key, 0, &[&header(kind)[..], &self.id].concat(), &sealed[48..])
     }
 
     pub(crate) fn stack_tag(&self, stack: &str) -> Key {
-        let key = kdf("lifeboat v0 tags", &self.index, &[]);
+        let key = kdf("lifeboat v1 tags", &self.index, &[]);
         super::crypt::mac(&key, format!("stack\0{stack}").as_bytes())
     }
 
     pub(crate) fn source_tag(&self, stack: &str, source: &str) -> Key {
-        let key = kdf("lifeboat v0 tags", &self.index, &[]);
+        let key = kdf("lifeboat v1 tags", &self.index, &[]);
         super::crypt::mac(&key, format!("source\0{stack}/{source}").as_bytes())
     }
 
     pub(crate) fn system_tag(&self, fact: &str, value: &str) -> Key {
-        let key = kdf("lifeboat v0 tags", &self.index, &[]);
+        let key = kdf("lifeboat v1 tags", &self.index, &[]);
         super::crypt::mac(&key, format!("system\0{fact}\0{value}").as_bytes())
     }
 }
@@ -138,6 +138,9 @@ pub(crate) struct Roster {
     pub(crate) maintainers: Vec<Key>,
     pub(crate) identities: Vec<Key>,
     pub(crate) removed: Vec<Removed>,
+    pub(crate) retired: Vec<Key>,
+    /// Features that a reader has to know.
+    pub(crate) features: Vec<String>,
     keyring: Key,
 }
 
@@ -192,6 +195,8 @@ impl Roster {
             maintainers: list(7)?.iter().map(key).collect::<R<_>>()?,
             identities: list(8)?.iter().map(key).collect::<R<_>>()?,
             removed: list(9)?.iter().map(removed).collect::<R<_>>()?,
+            retired: list(11)?.iter().map(key).collect::<R<_>>()?,
+            features: list(12)?.iter().map(|item| Ok(item.text()?.to_owned())).collect::<R<_>>()?,
             keyring: value.need(10)?.fixed()?,
         })
     }
@@ -237,7 +242,7 @@ impl Roster {
             if recipient.bytes()? != own {
                 continue;
             }
-            let info = [b"lifeboat v0 keyring\0", &id.repository[..]].concat();
+            let info = [b"lifeboat v1 keyring\0", &id.repository[..]].concat();
             let number = u32::try_from(self.number).map_err(|error| error.to_string())?.to_le_bytes();
             let plain = seal_open(&id.open, &info, &number, encapsulation.bytes()?, sealed.bytes()?)?;
             return Secrets::parse(&cbor::parse(&plain)?);
@@ -278,10 +283,10 @@ impl Secrets {
         let (head, commitment) = (&envelope[..8], &envelope[8..40]);
         let generation = u32::from_le_bytes(head[4..].try_into().expect("4 bytes"));
         let seed = self.readers.get(&(head[0], generation)).ok_or("sealed to a key that we do not have")?;
-        let info = [b"lifeboat v0 run secret\0", &repository[..], head].concat();
+        let info = [b"lifeboat v1 run secret\0", &repository[..], head].concat();
         let secret = seal_open(seed, &info, commitment, &envelope[40..1160], &envelope[1160..])?;
         let secret: Key = secret.try_into().map_err(|_| "a secret of another length")?;
-        if kdf("lifeboat v0 secret commitment", &secret, &[repository]) == commitment {
+        if kdf("lifeboat v1 secret commitment", &secret, &[repository]) == commitment {
             Ok(secret)
         } else {
             Err("an envelope that breaks its commitment".into())

@@ -44,7 +44,7 @@ impl Repository {
     pub(crate) fn snapshots(&self, refused: &mut Vec<String>) -> R<Vec<Snapshot>> {
         let mut all = Vec::new();
         for name in self.store.names("roots/snapshot/")? {
-            match self.root(&name) {
+            match self.root(10, &name) {
                 Ok(snapshot) => all.push(snapshot),
                 Err(why) => refused.push(format!("{name}: {why}")),
             }
@@ -57,21 +57,22 @@ impl Repository {
         Ok(all)
     }
 
-    fn root(&self, name: &str) -> R<Snapshot> {
+    /// A snapshot root (type 10) or a log root (type 11).
+    fn root(&self, kind: u8, name: &str) -> R<Snapshot> {
         let bytes = self.store.get(name)?;
-        let (writer, parts) = open_signed(&self.id.repository, 10, &bytes)?;
+        let (writer, parts) = open_signed(&self.id.repository, kind, &bytes)?;
         let mut rest = &parts[..];
         let (a, b, c) = (part(&mut rest)?, part(&mut rest)?, part(&mut rest)?);
         let id: [u8; 16] = a.get(..16).ok_or("short")?.try_into().expect("16 bytes");
-        let role = self.roster.role(10, &writer, &id)?;
+        let role = self.roster.role(kind, &writer, &id)?;
         let domain = self.secrets.domains.get(&id).ok_or("an unknown domain")?;
-        let opened = cbor::parse(&domain.open(&self.id.repository, 10, a)?)?;
+        let opened = cbor::parse(&domain.open(&self.id.repository, kind, a)?)?;
         let run = opened.need(7)?.fixed::<16>()?;
-        let bound = [&header(10)[..], &hash(a)].concat();
+        let bound = [&header(kind)[..], &hash(a)].concat();
         let open = |part: &[u8], letter: &[u8]| {
             let (envelope, sealed) = part.split_at_checked(1208).ok_or("a part without its envelope")?;
             let secret = self.secrets.open_envelope(&self.id.repository, envelope)?;
-            cbor::parse(&aead_open(&kdf("lifeboat v0 root part", &secret, &[letter, &run]), 0, &bound, sealed)?)
+            cbor::parse(&aead_open(&kdf("lifeboat v1 root part", &secret, &[letter, &run]), 0, &bound, sealed)?)
         };
         let (references, body) = (open(b, b"B")?, open(c, b"C")?);
         let (stack, source) = (body.need(0)?.text()?, body.need(1)?.text()?);
@@ -84,26 +85,29 @@ impl Repository {
         if role == Role::Writer && !self.roster.writers.iter().filter(own).any(|writer| allows(&writer)) {
             return Err("its writer may not write this source".into());
         }
-        self.countersignature(&opened, run)?;
+        self.countersignature(&opened, run, [b, c])?;
         let (header, domain) = (opened, domain.clone());
         let (forgotten, held, void) = (false, false, false);
         Ok(Snapshot { id: hash(&bytes), header, references, body, forgotten, held, void, writer, role, domain })
     }
 
-    fn countersignature(&self, head: &Value, run: [u8; 16]) -> R<()> {
+    fn countersignature(&self, head: &Value, run: [u8; 16], envelopes: [&[u8]; 2]) -> R<()> {
         let Some(field) = head.get(9) else { return Ok(()) };
         let [time, signer, signature] = field.tuple::<3>()?;
-        if !self.roster.identities.contains(&signer.fixed()?) {
+        let vouches: Key = signer.fixed()?;
+        if !self.roster.identities.contains(&vouches) && !self.roster.retired.contains(&vouches) {
             return Err("countersigned by a stranger".into());
         }
         let original = head.get(8).map_or(Ok([0; 32]), Value::fixed::<32>)?;
         let (seconds, nanoseconds) = time.time()?;
         let tag = head.need(1)?.fixed::<32>()?;
         let message = [
-            &b"lifeboat v0 countersignature\0"[..],
+            &b"lifeboat v1 countersignature\0"[..],
             &self.id.repository,
             &tag,
             &run,
+            &envelopes[0][8..40],
+            &envelopes[1][8..40],
             &original,
             &time_as_cbor(seconds, nanoseconds),
         ];
