@@ -236,7 +236,7 @@ impl Roster {
     }
 
     fn decode(body: &[u8], hash: ObjectHash) -> Result<Self, ObjectError> {
-        let mut fields = Read::default();
+        let mut fields = Parts::default();
         Parse::whole(body, |parse| {
             parse.map(|key, value| {
                 match key {
@@ -315,7 +315,7 @@ pub enum Signer {
 }
 
 #[derive(Default)]
-struct Read {
+struct Parts {
     number: Option<u32>,
     previous: Option<ObjectHash>,
     time: Option<Timestamp>,
