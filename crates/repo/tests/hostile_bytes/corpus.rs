@@ -239,6 +239,26 @@ impl Maker<'_> {
             sign: &world.made.writer.sign,
         };
         let (_, bytes) = root::encode(&head, &RootRefs { top: Some(id(2)) }, &body, &keys);
+        let (_, parts) = verify(world.access.repository, ObjectType::SnapshotRoot, &bytes).expect("signed");
+        self.add("root", parts);
+        let mut rest = parts;
+        let [a, b, c] = [(); 3].map(|()| {
+            let (length, tail) = rest.split_first_chunk::<4>().expect("a length");
+            let (part, tail) = tail.split_at(u32::from_le_bytes(*length) as usize);
+            rest = tail;
+            part
+        });
+        let plain = self.keys().index.open(ObjectType::SnapshotRoot, a).expect("opened");
+        self.add("root-header", plain);
+        let aad = [&header(ObjectType::SnapshotRoot)[..], blake3::hash(a).as_bytes()].concat();
+        for (parser, letter, part, run) in [("root-references", b"B", b, &references), ("root-body", b"C", c, &content)]
+        {
+            let key = Aead::new(&run.secret.derive("lifeboat v1 root part", &[letter, &RUN.0]));
+            self.add(parser, key.open(0, &aad, &part[ENVELOPE_BYTES..]).expect("opened"));
+        }
+    }
+
+    fn log_root(&mut self) {
         let log = [("a", "0/1", "0/2"), ("b", "0/2", "0/3")];
         self.add(
             "log-root-body",
@@ -258,23 +278,6 @@ impl Maker<'_> {
                 map.field(6).text_map(&BTreeMap::from([("a".into(), "1".into())]), |out, text: &String| out.text(text));
             }),
         );
-        let (_, parts) = verify(world.access.repository, ObjectType::SnapshotRoot, &bytes).expect("signed");
-        self.add("root", parts);
-        let mut rest = parts;
-        let [a, b, c] = [(); 3].map(|()| {
-            let (length, tail) = rest.split_first_chunk::<4>().expect("a length");
-            let (part, tail) = tail.split_at(u32::from_le_bytes(*length) as usize);
-            rest = tail;
-            part
-        });
-        let plain = self.keys().index.open(ObjectType::SnapshotRoot, a).expect("opened");
-        self.add("root-header", plain);
-        let aad = [&header(ObjectType::SnapshotRoot)[..], blake3::hash(a).as_bytes()].concat();
-        for (parser, letter, part, run) in [("root-references", b"B", b, &references), ("root-body", b"C", c, &content)]
-        {
-            let key = Aead::new(&run.secret.derive("lifeboat v1 root part", &[letter, &RUN.0]));
-            self.add(parser, key.open(0, &aad, &part[ENVELOPE_BYTES..]).expect("opened"));
-        }
     }
 
     /// `format`, roster and keyring of the repository, as they are and without their frames.
@@ -345,6 +348,7 @@ pub(crate) fn make(world: &World) {
     maker.pages();
     maker.packs();
     maker.roots();
+    maker.log_root();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         maker.keys_of_the_repository().await;

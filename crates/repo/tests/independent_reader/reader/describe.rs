@@ -12,6 +12,15 @@ pub(crate) fn shown(bytes: &[u8]) -> String {
     bytes.escape_ascii().to_string()
 }
 
+/// A text, or how long it is and what it hashes to.
+pub(crate) fn short(text: &str) -> String {
+    if text.len() < 100 {
+        text.to_owned()
+    } else {
+        format!("{} bytes {}", text.len(), hex::encode(hash(text.as_bytes())))
+    }
+}
+
 fn owner(value: &Value) -> R<Json> {
     let [id, name] = value.tuple::<2>()?;
     let name = if *name == Value::Null { None } else { Some(name.text()?) };
@@ -21,7 +30,7 @@ fn owner(value: &Value) -> R<Json> {
 fn texts(value: &Value) -> R<Json> {
     let mut map = Map::new();
     for (key, text) in value.texts()? {
-        map.insert(key.into(), text.text()?.into());
+        map.insert(key.into(), short(text.text()?).into());
     }
     Ok(map.into())
 }
@@ -75,6 +84,24 @@ fn system(snapshot: &Snapshot, facts: &Value) -> R<Json> {
         }
     }
     Ok(json!(told))
+}
+
+/// A log root and the segments below it, in the order of the log.
+pub(crate) fn log(root: &Snapshot, entries: &[Json]) -> R<Json> {
+    let mut segments = Vec::new();
+    for segment in root.body.need(5)?.array()? {
+        let [name, begins, ends] = [segment.need(0)?.text()?, segment.need(1)?.text()?, segment.need(2)?.text()?];
+        let entry = entries.iter().find(|entry| entry["path"] == name).ok_or("a segment without an entry")?;
+        segments.push(json!([name, begins, ends, entry["hash"]]));
+    }
+    Ok(json!({
+        "id": hex::encode(root.id),
+        "source": root.body.need(1)?.text()?,
+        "sequence": root.header.need(2)?.uint()?,
+        "log": root.body.need(3)?.text()?,
+        "facts": texts(root.body.need(6)?)?,
+        "segments": segments,
+    }))
 }
 
 pub(crate) fn snapshot(snapshot: &Snapshot, entries: &[Json]) -> R<Json> {

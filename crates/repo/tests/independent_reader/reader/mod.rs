@@ -65,7 +65,14 @@ impl Repository {
         let mut told = std::mem::take(&mut self.told);
         let chunks = Chunks::load(&self.store, self.id.repository, &self.roster, &self.secrets)?;
         told.extend(chunks.damaged.iter().cloned());
-        let mut all = Vec::new();
+        let (mut all, mut logs, mut level, mut parts) = (Vec::new(), Vec::new(), 0, 0);
+        for root in self.logs()? {
+            let content = Content::read(&chunks, &root)?;
+            if content.needed != referenced(&chunks, &root)? {
+                return Err(format!("{}: its references differ from its manifest", hex::encode(root.id)));
+            }
+            logs.push(describe::log(&root, &content.entries)?);
+        }
         for snapshot in self.snapshots(&mut told)? {
             if !snapshot.counts() {
                 all.push(describe::snapshot(&snapshot, &[])?);
@@ -75,6 +82,7 @@ impl Repository {
             if content.needed != referenced(&chunks, &snapshot)? {
                 return Err(format!("{}: its references differ from its manifest", hex::encode(snapshot.id)));
             }
+            (level, parts) = (level.max(content.level), parts + content.parts);
             for (name, count) in snapshot.body.need(5)?.texts()? {
                 let counted = match name {
                     "entries" => content.entries.len() as u64,
@@ -90,6 +98,6 @@ impl Repository {
         all.sort_by_key(|snapshot| format!("{} {:>9}", snapshot["source"], snapshot["sequence"]));
         let copies = chunks.copies();
         self.told = told;
-        Ok(serde_json::json!({ "snapshots": all, "copies": copies }))
+        Ok(serde_json::json!({ "snapshots": all, "logs": logs, "copies": copies, "level": level, "parts": parts }))
     }
 }

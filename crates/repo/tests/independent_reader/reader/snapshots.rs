@@ -57,6 +57,19 @@ impl Repository {
         Ok(all)
     }
 
+    /// Every log root, in the order of its chain.
+    pub(crate) fn logs(&self) -> R<Vec<Snapshot>> {
+        let names = self.store.names("roots/log/")?;
+        let mut all = names.iter().map(|name| self.root(11, name)).collect::<R<Vec<_>>>()?;
+        all.sort_by_key(|root| root.header.need(2).and_then(Value::uint));
+        for (root, next) in all.iter().zip(all.iter().skip(1)) {
+            if next.header.need(3)?.fixed::<32>()? != root.id {
+                return Err("a log root is missing".into());
+            }
+        }
+        Ok(all)
+    }
+
     /// A snapshot root (type 10) or a log root (type 11).
     fn root(&self, kind: u8, name: &str) -> R<Snapshot> {
         let bytes = self.store.get(name)?;
@@ -193,6 +206,10 @@ pub(crate) struct Content {
     pub(crate) entries: Vec<serde_json::Value>,
     pub(crate) bytes: u64,
     pub(crate) needed: BTreeSet<Key>,
+    /// The highest level of its pages.
+    pub(crate) level: u64,
+    /// Extents that are parts of chunks, from the middle of them.
+    pub(crate) parts: u64,
     last_path: Vec<u8>,
 }
 
@@ -210,6 +227,7 @@ impl Content {
         let page = cbor::parse(&chunks.get(domain, 5, id)?)?;
         let [own, items] = page.tuple::<2>()?;
         let own = own.uint()?;
+        self.level = self.level.max(own);
         if level.is_some_and(|level| level != own) {
             return Err("a page of the wrong level".into());
         }
@@ -258,7 +276,10 @@ impl Content {
                     continue;
                 }
                 [id, length] => (id, 0, number(length)?),
-                [id, offset, length] => (id, number(offset)?, number(length)?),
+                [id, offset, length] => {
+                    self.parts += 1;
+                    (id, number(offset)?, number(length)?)
+                }
                 other => return Err(format!("no extent: {other:?}")),
             };
             self.needed.insert(id.fixed()?);
