@@ -24,6 +24,10 @@ use serde_json::Value as Json;
 pub(crate) const READING: [(&str, Option<&str>); 3] =
     [("identity.key", None), ("sheet.txt", None), ("owner.key", Some(PASSPHRASE))];
 
+/// Frozen versions, each with the hash of its list of hashes: a new one gets a line of its own, and no line
+/// ever changes.
+const FROZEN: [(&str, &str); 1] = [("v1", "aeaa8233a68d4da6c7d5da0a95ea4baf0f94e36816794b4aed62e8de6fbc4e54")];
+
 fn objects(store: &Path, prefix: &str) -> Vec<PathBuf> {
     let files = fs::read_dir(store.join(prefix)).expect("a directory").map(|file| file.expect("a file").path());
     files.collect()
@@ -156,8 +160,7 @@ async fn repositories_of_every_frozen_version_are_backed_up_into_pruned_copied_a
 
 #[test]
 fn fixtures_of_frozen_versions_were_never_edited() {
-    // The hash of the list of hashes: a new version gets a line of its own, and no line ever changes.
-    for (version, hash) in [("v1", "aeaa8233a68d4da6c7d5da0a95ea4baf0f94e36816794b4aed62e8de6fbc4e54")] {
+    for (version, hash) in FROZEN {
         let dir = fixture::home().join(version);
         let listed = fs::read_to_string(dir.join("HASHES")).expect("a list");
         assert_eq!(fixture::hashes(&dir), listed, "a file of a frozen version was edited, added or removed");

@@ -124,9 +124,9 @@ impl Copy {
             let ctx = self.context();
             let mut copier = Copier::new(Arc::clone(&from), Arc::clone(&to), &ctx).await.expect("two repositories");
             let id = SnapshotId::from_hex(id).expect("an id");
-            let copied = copier.copy(&id, self.clock.now(), WriteOptions::default(), &ctx).await.expect("copied").id;
+            let new = copier.copy(&id, self.clock.now(), WriteOptions::default(), &ctx).await.expect("copied").id;
             let to = open(&elsewhere, &keys, self.fixture.scratch.path()).await;
-            assert_eq!(restored(&to, copied).await, *entries);
+            assert_eq!(restored(&to, new).await, *entries);
         }
     }
 
