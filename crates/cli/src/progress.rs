@@ -12,6 +12,8 @@ use crate::talk::Talk;
 
 /// How often a line is written where no bar can be drawn.
 const LINE_EVERY: Duration = Duration::from_mins(1);
+/// How long a backup takes at least for a bar to want to know how much there is.
+const BAR_TOTAL_AFTER: Duration = Duration::from_secs(5);
 
 /// Tells the person who started the command.
 pub(crate) struct Progress {
@@ -139,6 +141,11 @@ impl Monitor for Progress {
         }
     }
 
+    fn total_after(&self) -> Option<Duration> {
+        let after = if self.bar.is_some() { BAR_TOTAL_AFTER } else { LINE_EVERY / 2 };
+        (!self.talk.quiet).then_some(after)
+    }
+
     fn total(&self, bytes: u64) {
         self.now.lock().unwrap_or_else(PoisonError::into_inner).total_bytes = Some(bytes);
         if let Some(bar) = &self.bar {
@@ -182,6 +189,13 @@ mod tests {
         fn monotonic(&self) -> Duration {
             Duration::from_secs(self.0.load(Ordering::Relaxed))
         }
+    }
+
+    #[test]
+    fn nobody_counts_what_there_is_where_nobody_is_told() {
+        let progress = |quiet| Progress::new(&Talk::new(true, quiet, Arc::new(Hand::default())));
+        assert_eq!(progress(true).total_after(), None);
+        assert!(progress(false).total_after().is_some_and(|after| after < LINE_EVERY), "before the first line");
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -287,7 +288,7 @@ pub trait Clock: Send + Sync + fmt::Debug {
     /// The time of the wall.
     fn now(&self) -> Timestamp;
     /// A clock that never jumps, for durations; counted from an arbitrary start.
-    fn monotonic(&self) -> std::time::Duration;
+    fn monotonic(&self) -> Duration;
 }
 
 /// Where library code tells how far it is. Implementations must be cheap: they are called for each
@@ -295,6 +296,11 @@ pub trait Clock: Send + Sync + fmt::Debug {
 pub trait Monitor: Send + Sync {
     /// What is being worked on; `total_bytes` if it is known.
     fn begin(&self, what: &str, total_bytes: Option<u64>);
+    /// How long what was begun takes at least before it is worth learning how much there is in all; `None`
+    /// where nobody wants to know.
+    fn total_after(&self) -> Option<Duration> {
+        None
+    }
     /// How much there is in all of what was begun, learned on the way.
     fn total(&self, _bytes: u64) {}
     /// This many more bytes were read from the source or written to the target.

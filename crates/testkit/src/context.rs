@@ -101,6 +101,8 @@ pub fn run_context(scratch: &Path) -> RunContext {
 pub struct Recorder {
     /// The notes so far.
     pub notes: Mutex<Vec<String>>,
+    /// When it wants to know how much there is in all.
+    pub total_after: Option<Duration>,
     /// How much there is in all, where that was told.
     pub total: AtomicU64,
     /// Bytes so far.
@@ -111,6 +113,10 @@ pub struct Recorder {
 
 impl Monitor for Recorder {
     fn begin(&self, _what: &str, _total_bytes: Option<u64>) {}
+
+    fn total_after(&self) -> Option<Duration> {
+        self.total_after
+    }
 
     fn total(&self, bytes: u64) {
         self.total.store(bytes, Ordering::Relaxed);

@@ -34,6 +34,17 @@ async fn each_source_becomes_a_snapshot_and_the_second_one_costs_what_changed() 
 }
 
 #[tokio::test]
+async fn an_unchanged_backup_stores_its_root_and_no_pack() {
+    let site = Site::new(&["documents"]).await;
+    site.backup().await;
+    let stored = || ["data", "meta", "refs", "index"].map(|kind| site.objects(kind));
+    let before = (stored(), site.objects("roots").len());
+    let second = site.backup().await;
+    assert_eq!((second.backups[0].kept, second.backups[0].stored_bytes), (2, 0), "{second:?}");
+    assert_eq!((stored(), site.objects("roots").len() - 1), before);
+}
+
+#[tokio::test]
 async fn a_source_that_fails_leaves_no_snapshot_and_does_not_stop_the_others() {
     let mut site = Site::new(&["documents", "gone", "registry"]).await;
     std::fs::remove_dir_all(site.path("gone")).expect("removed");

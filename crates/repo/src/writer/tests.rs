@@ -190,6 +190,19 @@ async fn a_second_backup_of_the_same_data_puts_no_pack() {
     assert_eq!(reader.files(first.id).await, reader.files(second.id).await);
     let header = reader.root(second.id).await.header;
     assert_eq!((header.sequence, header.previous), (2, Some(ObjectHash(first.id.0))));
+
+    host.calls.clear();
+    let writer = host.begin().await;
+    for name in &names {
+        let kept = writer.keep(&path(name), &file(), &Fingerprint::of(name.as_bytes())).await.expect("asked");
+        assert!(matches!(kept, Kept::Yes { .. }), "{name}");
+    }
+    let third = writer.seal(point()).await.expect("sealed");
+    assert_eq!((third.stats.packs, third.stats.kept), (0, 2000));
+    assert_eq!(host.calls.count(Operation::Put, ""), 4, "run, two renewals, root");
+    for prefix in ["data/", "meta/", "refs/", "index/"] {
+        assert_eq!(host.calls.count(Operation::Get, prefix), 0, "{prefix}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,6 @@
 //! Extended attributes of what the walk met, read batch by batch beside the walk: listing them costs
-//! as much as looking at the file, and one thread would do both in turn.
+//! more than looking at the file, by name through `/proc`, and one thread would do both in turn. Files
+//! that the last backup knew as bare are not asked for them.
 
 use std::os::fd::AsFd;
 
@@ -21,12 +22,13 @@ pub(super) fn fill_in(batch: Vec<Event>) -> Vec<Event> {
         let mut complaints = Vec::new();
         if let Some(dir) = &found.dir {
             found.meta.xattrs = xattrs(At::Name(dir.as_fd(), found.path.name()), &mut complaints);
-            if let (false, Err(error)) =
-                (complaints.is_empty(), rustix::fs::statat(dir, found.path.name(), AtFlags::SYMLINK_NOFOLLOW))
+            if !complaints.is_empty()
+                && let Err(error) = rustix::fs::statat(dir, found.path.name(), AtFlags::SYMLINK_NOFOLLOW)
             {
                 filled.push(Event::Skip(found.path.clone(), gone_or(error, "cannot be looked at")));
                 continue;
             }
+            found.bare &= found.meta.xattrs.is_empty() && complaints.is_empty();
         }
         // A further name tells nothing that the first one did not.
         let tells = found.meta.kind != EntryKind::Hardlink;
@@ -57,7 +59,7 @@ mod tests {
             let stat = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW).expect("looked at");
             let path = EntryPath::new(name.as_bytes()).expect("a path");
             let meta = EntryMeta::new(EntryKind::File);
-            Event::Found(Box::new(Found { path, stat, meta, dir: Some(Arc::clone(&dir)) }))
+            Event::Found(Box::new(Found { path, stat, meta, dir: Some(Arc::clone(&dir)), bare: true }))
         };
         let batch = vec![met("stays"), met("goes"), Event::Socket];
         std::fs::remove_file(tree.path().join("goes")).expect("removed");

@@ -32,8 +32,6 @@ use crate::workers::Workers;
 const IN_FLIGHT: usize = 8;
 /// Content of small files that one batch reads in one go.
 const GROUP_BYTES: u64 = 2 << 20;
-/// How long a backup takes at least that is worth a count of what there is.
-pub(super) const TOTAL_AFTER: Duration = Duration::from_secs(2);
 /// How often a file is read that changes while it is read.
 const READS_MAX: u32 = 3;
 /// Problems that are recorded one by one; of those above only the number is.
@@ -64,19 +62,6 @@ struct Run {
     /// Files with several names whose first name vanished before it was read.
     lost: Mutex<HashSet<Inode>>,
     last_problem: Mutex<Option<EntryPath>>,
-}
-
-/// Backs up all of `plan`. One that takes longer than `total_after` is worth a second walk, which tells
-/// whoever watches how much there is.
-pub(super) async fn run_telling(
-    plan: Arc<Plan>,
-    machine_id: Option<String>,
-    sink: Arc<dyn EntrySink>,
-    ctx: &RunContext,
-    total_after: Duration,
-) -> Result<RecoveryPoint, SourceError> {
-    let _counting = Counting::begin(Arc::clone(&plan), ctx, total_after);
-    run(plan, machine_id, sink, ctx).await
 }
 
 /// The second walk; it ends with the backup.
@@ -118,14 +103,16 @@ fn lengths(plan: Arc<Plan>, cancel: Cancel) -> Result<u64, SourceError> {
     Ok(sum.load(Ordering::Relaxed))
 }
 
-/// Backs up all of `plan`.
-async fn run(
+/// Backs up all of `plan`. Where somebody watches, one that takes long is worth a second walk, which tells
+/// how much there is.
+pub(super) async fn run(
     plan: Arc<Plan>,
     machine_id: Option<String>,
     sink: Arc<dyn EntrySink>,
     ctx: &RunContext,
 ) -> Result<RecoveryPoint, SourceError> {
     let begin = ctx.clock.now();
+    let _counting = ctx.monitor.total_after().map(|after| Counting::begin(Arc::clone(&plan), ctx, after));
     let run = Arc::new(Run {
         sink,
         ctx: ctx.clone(),
@@ -184,7 +171,18 @@ impl Run {
     async fn batch(&self, batch: Vec<Event>) -> Result<(), SourceError> {
         let now = self.ctx.clock.now();
         let (mut group, mut group_bytes) = (Vec::new(), 0);
-        let filled = tokio::task::spawn_blocking(move || attributes::fill_in(batch)).await;
+        let mut rest = Vec::new();
+        for event in batch {
+            match event {
+                Event::Found(found)
+                    if found.bare && found.meta.kind == EntryKind::File && self.keep(&found).await? => {}
+                event => rest.push(event),
+            }
+        }
+        if rest.is_empty() {
+            return Ok(());
+        }
+        let filled = tokio::task::spawn_blocking(move || attributes::fill_in(rest)).await;
         for event in filled.map_err(|error| broke("reading extended attributes", error))? {
             if self.ctx.cancel.is_cancelled() {
                 return Err(SourceError::Cancelled);
@@ -196,7 +194,8 @@ impl Run {
                 }
                 Event::Problem(path, what) => self.problem(&path, &what).await?,
                 Event::Found(found) if found.meta.kind == EntryKind::File => {
-                    if self.keep(&found).await? {
+                    // One that is bare was asked for.
+                    if !found.bare && self.keep(&found).await? {
                         continue;
                     }
                     let size = size_of(&found.stat);
@@ -219,7 +218,7 @@ impl Run {
 
     /// Whether the parent snapshot has the content.
     async fn keep(&self, found: &Found) -> Result<bool, SourceError> {
-        match self.sink.keep(&found.path, &found.meta, &fingerprint(&found.stat)).await? {
+        match self.sink.keep(&found.path, &found.meta, &fingerprint(&found.stat, found.bare)).await? {
             Kept::No => Ok(false),
             Kept::Yes { bytes } => {
                 self.count(&self.counts.files, bytes);
@@ -262,7 +261,7 @@ impl Run {
                     for what in &small.complaints {
                         self.problem(&found.path, what).await?;
                     }
-                    let fingerprint = fresh_fingerprint(&small.stat, now);
+                    let fingerprint = fresh_fingerprint(&small.stat, small.bare, now);
                     let stats = self.sink.put(&found.path, &small.meta, fingerprint, body_of(small.pieces)).await?;
                     self.count(&self.counts.files, stats.bytes);
                 }
@@ -289,7 +288,8 @@ impl Run {
             let from = Box::new(FileBody::new(&opened, Arc::clone(&failure), self.ctx.cancel.clone(), told.clone()));
             let shape = if self.plan.paged.hit(&found.path) { Shape::Pages } else { Shape::Stream };
             let body = Body::Stream { from, shape };
-            let fingerprint = fresh_fingerprint(&opened.stat, now);
+            let bare = is_bare(&found, &meta, &complaints);
+            let fingerprint = fresh_fingerprint(&opened.stat, bare, now);
             let stats = self.sink.put(&found.path, &meta, fingerprint, body).await?;
             let failed = lock(&failure).take();
             let unchanged = opened.is_unchanged().unwrap_or(false);
@@ -380,6 +380,7 @@ enum Small {
 struct SmallFile {
     stat: Stat,
     meta: EntryMeta,
+    bare: bool,
     pieces: Vec<Piece>,
     complaints: Vec<String>,
 }
@@ -392,6 +393,7 @@ fn read_small(found: &Found, names: &Names) -> Result<Small, Unread> {
             return Ok(Small::Outgrown);
         }
         let (meta, mut complaints) = meta_now(found, &opened, names);
+        let bare = is_bare(found, &meta, &complaints);
         let pieces = opened.read_all();
         let unchanged = opened.is_unchanged().unwrap_or(false);
         match pieces {
@@ -399,7 +401,7 @@ fn read_small(found: &Found, names: &Names) -> Result<Small, Unread> {
                 if !unchanged {
                     complaints.push(CHANGED.to_owned());
                 }
-                return Ok(Small::Read(Box::new(SmallFile { stat: opened.stat, meta, pieces, complaints })));
+                return Ok(Small::Read(Box::new(SmallFile { stat: opened.stat, meta, bare, pieces, complaints })));
             }
             Err(error) if read == READS_MAX => return Err(Unread::from_io(&error)),
             _ => read += 1,
@@ -417,13 +419,19 @@ fn meta_now(found: &Found, opened: &Opened, names: &Names) -> (EntryMeta, Vec<St
     (fresh.unwrap_or_else(|_| found.meta.clone()), complaints)
 }
 
-fn fresh_fingerprint(stat: &Stat, now: Timestamp) -> Option<Fingerprint> {
+/// Whether what was read now says so too.
+fn is_bare(found: &Found, meta: &EntryMeta, complaints: &[String]) -> bool {
+    found.bare && meta.xattrs.is_empty() && complaints.is_empty()
+}
+
+fn fresh_fingerprint(stat: &Stat, bare: bool, now: Timestamp) -> Option<Fingerprint> {
     let age = now.as_nanosecond() - ctime_ns(stat);
-    (age.abs() > TICK_NS).then(|| fingerprint(stat))
+    (age.abs() > TICK_NS).then(|| fingerprint(stat, bare))
 }
 
 fn clone(found: &Found) -> Found {
-    Found { path: found.path.clone(), stat: found.stat, meta: found.meta.clone(), dir: found.dir.clone() }
+    let Found { path, stat, meta, dir, bare } = found;
+    Found { path: path.clone(), stat: *stat, meta: meta.clone(), dir: dir.clone(), bare: *bare }
 }
 
 fn body_of(mut pieces: Vec<Piece>) -> Body {

@@ -21,6 +21,16 @@ pub(super) const ABOVE: &str = "files.above";
 /// The longest list of names and the longest value of extended attributes on Linux.
 const XATTR_BYTES_MAX: usize = 65_536;
 
+/// File systems on which a change of extended attributes changes the ctime: `f_type` of ext2 to ext4,
+/// XFS, Btrfs, F2FS, ZFS. Of others that is not known.
+const DATES_ATTRIBUTES: [u64; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x2fc1_2fc1];
+
+/// Whether the file system of an open directory changes the ctime with extended attributes.
+pub(super) fn dates_attributes(dir: BorrowedFd<'_>) -> bool {
+    let kind = rustix::fs::fstatfs(dir).ok().and_then(|found| u64::try_from(found.f_type).ok());
+    kind.is_some_and(|kind| DATES_ATTRIBUTES.contains(&kind))
+}
+
 /// Where the kernel finds what is looked at.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum At<'a> {
@@ -77,9 +87,10 @@ pub(super) fn unchanged(before: &Stat, after: &Stat) -> bool {
     key(before) == key(after)
 }
 
-/// Size, mtime, ctime and inode. Device numbers are left out: they change when a machine starts
+/// Size, mtime, ctime and inode, and whether the file is `bare`: it has no extended attributes, and one
+/// would change its ctime. Device numbers are left out: they change when a machine starts
 /// or a network file system is mounted anew, and an inode does not keep its ctime by chance.
-pub(super) fn fingerprint(stat: &Stat) -> Fingerprint {
+pub(super) fn fingerprint(stat: &Stat, bare: bool) -> Fingerprint {
     let mut encoded = [0; 48];
     let (mtime, ctime) = (mtime(stat), ctime(stat));
     encoded[..8].copy_from_slice(&size_of(stat).to_le_bytes());
@@ -88,6 +99,7 @@ pub(super) fn fingerprint(stat: &Stat) -> Fingerprint {
     encoded[20..28].copy_from_slice(&ctime.0.to_le_bytes());
     encoded[28..32].copy_from_slice(&ctime.1.to_le_bytes());
     encoded[32..40].copy_from_slice(&stat.st_ino.to_le_bytes());
+    encoded[40] = u8::from(bare);
     Fingerprint::of(&encoded)
 }
 

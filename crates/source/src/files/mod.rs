@@ -6,7 +6,7 @@
 //! and sticky, owner and group by number and name, mtime in nanoseconds and all extended
 //! attributes with POSIX ACLs and capabilities. The directories above a configured path are
 //! recorded too, so that they can be made as they were where they are missing; those that exist are
-//! not changed by a restore and not compared.
+//! not changed by a restore and not compared, and their mtime, which changes with what else lies there, is not recorded.
 //!
 //! # What is not
 //! Access times and creation times. Sockets, which hold no data: their number is told. File
@@ -132,7 +132,7 @@ impl Source for FilesSource {
     }
 
     async fn backup(&self, sink: Arc<dyn EntrySink>, ctx: &RunContext) -> Result<RecoveryPoint, SourceError> {
-        backup::run_telling(Arc::clone(&self.plan), self.machine_id(), sink, ctx, backup::TOTAL_AFTER).await
+        backup::run(Arc::clone(&self.plan), self.machine_id(), sink, ctx).await
     }
 
     async fn doctor(&self, _ctx: &RunContext) -> Result<Vec<Finding>, SourceError> {

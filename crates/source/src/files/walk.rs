@@ -8,7 +8,7 @@
 //! about 30 MB), [`OPEN_DIRS`] open directories, 32 MiB for hard links that wait for
 //! their further names, and the batches in the channel.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use tokio::sync::mpsc::Sender;
 
 use super::below::is_temp_name;
-use super::meta::{ABOVE, At, Names, kind_of, links_of, open_quietly, said, size_of};
+use super::meta::{ABOVE, At, Names, dates_attributes, kind_of, links_of, open_quietly, said, size_of};
 use super::patterns::{CACHE_SIGNATURE, CACHE_TAG, Patterns};
 use crate::SourceError;
 
@@ -82,6 +82,9 @@ pub(super) struct Found {
     /// The directory that holds it; none for a directory, whose extended attributes `meta` has. Those of
     /// others are read by [`super::attributes`].
     pub(super) dir: Option<Arc<OwnedFd>>,
+    /// Whether an unchanged ctime means no extended attributes where there were none. The walk says it of
+    /// the file system, [`super::attributes`] then of the file.
+    pub(super) bare: bool,
 }
 
 /// What is walked.
@@ -124,6 +127,8 @@ pub(super) struct Walker {
     batch: Vec<Event>,
     batch_dirs: usize,
     links: Links,
+    /// Devices of directories, and whether their file systems date extended attributes.
+    dating: HashMap<u64, bool>,
 }
 
 /// Why a directory is told.
@@ -159,6 +164,7 @@ impl Walker {
             batch: Vec::new(),
             batch_dirs: 0,
             links: Links::default(),
+            dating: HashMap::new(),
         }
     }
 
@@ -314,6 +320,7 @@ impl Walker {
 
     /// Lists a directory.
     fn frame(&mut self, path: Option<EntryPath>, fd: Arc<OwnedFd>, stat: &Stat) -> Result<Frame, Stop> {
+        self.dating.entry(stat.st_dev).or_insert_with(|| dates_attributes(fd.as_fd()));
         let (mut names, broken) = list(&fd);
         if let (Some(error), Some(path)) = (broken, &path) {
             let what = format!("its names could not all be listed: {}", said(error));
@@ -335,9 +342,11 @@ impl Walker {
         match self.names.meta(stat, at, &mut complaints) {
             Ok(mut meta) => {
                 if why == Why::Above {
+                    // It tells of what else lies there, and every backup would have a manifest of its own.
+                    meta.mtime = None;
                     meta.extra.insert(ABOVE.to_owned(), "true".to_owned());
                 }
-                self.found(Found { path: path.clone(), stat: *stat, meta, dir: None }, complaints)
+                self.found(Found { path: path.clone(), stat: *stat, meta, dir: None, bare: false }, complaints)
             }
             Err(error) => self.tell(Event::Skip(path.clone(), gone_or(error, "cannot be read"))),
         }
@@ -374,7 +383,8 @@ impl Walker {
         if !self.batch.last().is_some_and(|last| same_dir(last, dir)) {
             self.batch_dirs += 1;
         }
-        self.tell(Event::Found(Box::new(Found { path, stat: *stat, meta, dir: Some(Arc::clone(dir)) })))
+        let bare = self.dating.get(&stat.st_dev).is_some_and(|dating| *dating);
+        self.tell(Event::Found(Box::new(Found { path, stat: *stat, meta, dir: Some(Arc::clone(dir)), bare })))
     }
 
     /// The path under which a file with several names was met first, if this is not the first.

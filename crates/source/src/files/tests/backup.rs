@@ -1,6 +1,8 @@
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use lifeboat_model::Xattr;
 use lifeboat_model::flow::{Monitor, Piece};
 use lifeboat_testkit::context::Recorder;
 
@@ -26,12 +28,51 @@ async fn unchanged_files_are_kept_without_being_read() {
         .await
         .expect("a backup");
     assert_eq!(sink.calls().kept, files - 1);
-    assert_eq!(sink.calls().not_kept, 1);
     assert_eq!(point.facts["machine.id"], "m");
     assert_eq!(point.facts["files.files"], files.to_string());
     let second = Arc::into_inner(sink).expect("the source let go of it").seal(point);
     bench.restore(&second, &RestoreOptions::default()).await.expect("a restore");
     compare(&bench.tree(), &bench.restored("")).expect("compare").assert_equal();
+}
+
+#[tokio::test]
+async fn a_file_without_attributes_is_asked_for_once_and_one_that_gets_some_is_put_with_them() {
+    let bench = Bench::new();
+    if !super::super::meta::dates_attributes(File::open(bench.tree()).expect("open").as_fd()) {
+        return skipped("attributes of bare files", "this file system does not date them [cannot be had]");
+    }
+    for name in ["bare", "dressed", "undressed"] {
+        bench.write(name, name.as_bytes());
+    }
+    xattr::set(bench.tree().join("undressed"), "user.note", b"old").expect("set");
+    let first = bench.backup().await;
+    let second = FakeSink::with_parent(Arc::new(first));
+    let second = bench.backup_into(&bench.config(), second).await.expect("a backup");
+    assert!(["bare", "dressed", "undressed"].iter().all(|name| second.entries[&bench.entry(name)].kept));
+
+    xattr::set(bench.tree().join("dressed"), "user.note", b"new").expect("set");
+    xattr::remove(bench.tree().join("undressed"), "user.note").expect("removed");
+    let sink = FakeSink::with_parent(Arc::new(second));
+    let third = bench.backup_into(&bench.config(), sink).await.expect("a backup");
+    let entry = |name| &third.entries[&bench.entry(name)];
+    assert_eq!((entry("bare").kept, entry("dressed").kept, entry("undressed").kept), (true, false, false));
+    assert_eq!(entry("dressed").meta.xattrs, [Xattr { name: b"user.note".to_vec(), value: b"new".to_vec() }]);
+    assert_eq!(entry("undressed").meta.xattrs, []);
+
+    let last = Arc::new(FakeSink::with_parent(Arc::new(third)));
+    FilesSource::new(&bench.config()).expect("config").backup(Arc::clone(&last) as _, &bench.ctx).await.expect("done");
+    assert_eq!((last.calls().kept, last.calls().not_kept), (3, 1), "only the one with attributes is asked for twice");
+}
+
+#[tokio::test]
+async fn what_lies_beside_a_path_changes_nothing_of_its_snapshot() {
+    let bench = Bench::new();
+    bench.write("file", b"x");
+    let entries = |snapshot: FakeSnapshot| snapshot.entries.into_iter().map(|(path, entry)| (path, entry.meta));
+    let first: Vec<_> = entries(bench.backup().await).collect();
+    put(bench.tree().with_file_name("beside"), b"x");
+    let second: Vec<_> = entries(bench.backup().await).collect();
+    assert_eq!(first, second);
 }
 
 #[tokio::test]
@@ -346,7 +387,7 @@ async fn doctor_tells_what_is_missing_empty_or_a_link() {
 async fn a_long_backup_tells_how_much_there_is_and_how_much_of_a_large_file_was_read() {
     let mut bench = Bench::new();
     make(&bench.tree(), TreeOptions { small_files: 60, ..TreeOptions::default() }).expect("make");
-    let told = Arc::new(Recorder::default());
+    let told = Arc::new(Recorder { total_after: Some(Duration::ZERO), ..Recorder::default() });
     bench.ctx.monitor = Arc::clone(&told) as Arc<dyn Monitor>;
     let (watched, large) = (Arc::clone(&told), bench.entry("large/whole.bin"));
     let sink = FakeSink::new().on_content(Box::new(move |path, offset| {
@@ -359,10 +400,7 @@ async fn a_long_backup_tells_how_much_there_is_and_how_much_of_a_large_file_was_
         assert!(*path != large || watched.bytes.load(Ordering::Relaxed) >= offset, "{offset}");
     }));
     let source = FilesSource::new(&bench.config()).expect("a source");
-    let plan = Arc::clone(&source.plan);
-    let point = crate::files::backup::run_telling(plan, None, Arc::new(sink), &bench.ctx, Duration::ZERO)
-        .await
-        .expect("a backup");
+    let point = source.backup(Arc::new(sink), &bench.ctx).await.expect("a backup");
     let bytes: u64 = point.facts["files.bytes"].parse().expect("a number");
     assert_eq!(told.total.load(Ordering::Relaxed), bytes);
     assert_eq!(told.bytes.load(Ordering::Relaxed), bytes);

@@ -31,7 +31,7 @@ async fn what_only_leads_to_a_configured_path_is_made_where_it_is_missing_and_el
     let (way, inner) = (bench.tree().join("way"), bench.tree().join("way/inner"));
     set_mode(&way, 0o710);
     set_mode(&inner, 0o751);
-    let made = mode_and_time(&inner);
+    let made = mode_and_time(&inner).0;
     let snapshot = bench.backup_into(&config, FakeSink::new()).await.expect("a backup");
 
     put(way.join("other"), b"changes the time of its directory");
@@ -45,7 +45,7 @@ async fn what_only_leads_to_a_configured_path_is_made_where_it_is_missing_and_el
     }
     fs::remove_dir_all(&inner).expect("remove");
     home().apply(&snapshot, &RestoreOptions::default(), &bench.ctx).await.expect("a restore");
-    assert_eq!(mode_and_time(&inner), made);
+    assert_eq!(mode_and_time(&inner).0, made);
 }
 
 #[tokio::test]
