@@ -5,8 +5,8 @@
 //!
 //! # Bounds
 //! Names of the directories on the way down (their bytes and 8 bytes each; a million names take
-//! about 30 MB), [`OPEN_DIRS`] open directories, 32 MiB for hard links that wait for
-//! their further names, and the batches in the channel.
+//! about 30 MB), [`OPEN_DIRS`] open directories and 64 that were looked at ahead, 32 MiB for hard links that
+//! wait for their further names, and the batches in the channel.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
@@ -25,11 +25,13 @@ use super::meta::{ABOVE, At, Names, dates_attributes, kind_of, links_of, open_qu
 use super::patterns::{CACHE_SIGNATURE, CACHE_TAG, Patterns};
 use crate::SourceError;
 
+mod ahead;
 mod links;
 mod names;
 mod refused;
 mod way;
 
+use ahead::{Ahead, Listed, Opened, Scout};
 use links::Links;
 use names::{NameList, list};
 use refused::{is_socket, root_failed, through_a_link};
@@ -105,6 +107,16 @@ struct Frame {
     inode: Inode,
     names: NameList,
     next: usize,
+    /// Of the first names those that were looked at ahead.
+    looks: Vec<Option<Stat>>,
+    ahead: Ahead,
+}
+
+/// What is known of a name before the walk is there.
+enum Seen {
+    /// It is no directory.
+    Looked(Stat),
+    Opened(Opened),
 }
 
 /// What a walk is for.
@@ -129,6 +141,7 @@ pub(super) struct Walker {
     links: Links,
     /// Devices of directories, and whether their file systems date extended attributes.
     dating: HashMap<u64, bool>,
+    scout: Scout,
 }
 
 /// Why a directory is told.
@@ -165,6 +178,7 @@ impl Walker {
             batch_dirs: 0,
             links: Links::default(),
             dating: HashMap::new(),
+            scout: Scout::default(),
         }
     }
 
@@ -235,7 +249,7 @@ impl Walker {
             self.directory(path, At::Open(fd.as_fd()), stat, Why::Wanted)?;
         }
         let device = stat.st_dev;
-        let top = self.frame(path, fd, stat)?;
+        let top = self.frame(path, fd, stat, None)?;
         if let (Some(path), true) = (&top.path, top.names.is_empty()) {
             let what = "the directory is empty: is its disk mounted?".to_owned();
             self.tell(Event::Problem(path.clone(), what))?;
@@ -247,6 +261,7 @@ impl Walker {
                 continue;
             };
             let path = join(frame.path.as_ref(), name);
+            let place = frame.next;
             frame.next += 1;
             let path = match (path, frame.path.clone()) {
                 (Ok(path), _) => path,
@@ -268,9 +283,9 @@ impl Walker {
                 frames.pop();
                 continue;
             }
-            let dir = frames.last().and_then(|frame| frame.fd.clone());
-            if let Some(dir) = dir
-                && let Some(below) = self.visit(path, &dir, device)?
+            let seen = frames.last_mut().and_then(|frame| self.look(frame, place));
+            if let Some((dir, seen)) = seen
+                && let Some(below) = self.visit(path, &dir, device, seen)?
             {
                 frames.push(below);
                 let closed = frames.len().saturating_sub(OPEN_DIRS);
@@ -282,12 +297,38 @@ impl Walker {
         Ok(())
     }
 
+    /// What is known of a name of an open directory; looks ahead at the directories that follow.
+    fn look(&self, frame: &mut Frame, place: usize) -> Option<(Arc<OwnedFd>, Option<Seen>)> {
+        let dir = frame.fd.clone()?;
+        let wanted = |name: &[u8]| {
+            join(frame.path.as_ref(), name).is_ok_and(|path| {
+                let excludes = &self.plan.excludes;
+                !(excludes.hit(&path) || excludes.hit_dir(&path) || is_temp_name(name))
+            })
+        };
+        self.scout.look_ahead(&mut frame.ahead, (&dir, frame.inode.0), (&frame.names, place + 1), wanted);
+        let looked = frame.looks.get_mut(place).and_then(Option::take).map(Seen::Looked);
+        let seen = looked.or_else(|| frame.ahead.take(place).map(Seen::Opened));
+        Some((dir, seen))
+    }
+
     /// Tells one name of a directory; a frame where the walk goes down.
-    fn visit(&mut self, path: EntryPath, dir: &Arc<OwnedFd>, device: u64) -> Result<Option<Frame>, Stop> {
+    fn visit(
+        &mut self,
+        path: EntryPath,
+        dir: &Arc<OwnedFd>,
+        device: u64,
+        seen: Option<Seen>,
+    ) -> Result<Option<Frame>, Stop> {
         if self.cancel.is_cancelled() {
             return Err(SourceError::Cancelled.into());
         }
-        let stat = match rustix::fs::statat(dir, path.name(), AtFlags::SYMLINK_NOFOLLOW) {
+        let looked = match seen {
+            Some(Seen::Opened(opened)) => return self.enter(path, device, opened),
+            Some(Seen::Looked(stat)) => Ok(stat),
+            None => rustix::fs::statat(dir, path.name(), AtFlags::SYMLINK_NOFOLLOW),
+        };
+        let stat = match looked {
             Ok(stat) => stat,
             Err(error) => {
                 self.tell(Event::Skip(path, gone_or(error, "cannot be looked at")))?;
@@ -305,33 +346,51 @@ impl Walker {
             return Ok(None);
         }
         let opened = open_quietly(dir.as_fd(), path.name(), OFlags::DIRECTORY);
-        let (fd, stat) = match opened.and_then(|fd| rustix::fs::fstat(&fd).map(|stat| (fd, stat))) {
-            Ok(both) => both,
+        match opened.and_then(|fd| rustix::fs::fstat(&fd).map(|stat| Opened { fd, stat, listed: None })) {
+            Ok(opened) => self.enter(path, device, opened),
             Err(error) => {
                 self.tell(Event::Skip(path, gone_or(error, "cannot be opened")))?;
-                return Ok(None);
+                Ok(None)
             }
-        };
+        }
+    }
+
+    /// Tells a directory; a frame where the walk goes down.
+    fn enter(&mut self, path: EntryPath, device: u64, opened: Opened) -> Result<Option<Frame>, Stop> {
+        let Opened { fd, stat, listed } = opened;
         let fd = Arc::new(fd);
         self.directory(&path, At::Open(fd.as_fd()), &stat, Why::Wanted)?;
         let stay_out = stat.st_dev != device && (self.plan.one_file_system || is_pseudo(&fd));
-        if stay_out { Ok(None) } else { self.frame(Some(path), fd, &stat).map(Some) }
+        if stay_out { Ok(None) } else { self.frame(Some(path), fd, &stat, listed).map(Some) }
     }
 
-    /// Lists a directory.
-    fn frame(&mut self, path: Option<EntryPath>, fd: Arc<OwnedFd>, stat: &Stat) -> Result<Frame, Stop> {
+    /// Lists a directory that was not listed yet.
+    fn frame(
+        &mut self,
+        path: Option<EntryPath>,
+        fd: Arc<OwnedFd>,
+        stat: &Stat,
+        listed: Option<Listed>,
+    ) -> Result<Frame, Stop> {
         self.dating.entry(stat.st_dev).or_insert_with(|| dates_attributes(fd.as_fd()));
-        let (mut names, broken) = list(&fd);
+        let (Listed { mut names, mut looks }, broken) = listed.map_or_else(
+            || {
+                let (names, broken) = list(&fd);
+                (Listed { names, looks: Vec::new() }, broken)
+            },
+            |listed| (listed, None),
+        );
         if let (Some(error), Some(path)) = (broken, &path) {
             let what = format!("its names could not all be listed: {}", said(error));
             self.tell(Event::Problem(path.clone(), what))?;
         }
         if self.plan.exclude_caches && is_cache(&fd, &names) {
-            names = NameList::default();
+            (names, looks) = (NameList::default(), Vec::new());
             // Its name fits a list of one.
-            let _ = names.push(CACHE_TAG);
+            let _ = names.push(CACHE_TAG, false);
         }
-        Ok(Frame { path, fd: Some(fd), inode: (stat.st_dev, stat.st_ino), names, next: 0 })
+        let (inode, ahead) = ((stat.st_dev, stat.st_ino), Ahead::default());
+        Ok(Frame { path, fd: Some(fd), inode, names, next: 0, looks, ahead })
     }
 
     fn directory(&mut self, path: &EntryPath, at: At<'_>, stat: &Stat, why: Why) -> Result<(), Stop> {
