@@ -142,6 +142,11 @@ impl Parent {
         Ok(Self { file, key, fences, records_end, kept: Mutex::default() })
     }
 
+    /// Length of all records.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.records_end
+    }
+
     /// The first [`BLOCK_BYTES`] after a fence, or what there is up to the next.
     fn block(&self, fence: usize) -> io::Result<Arc<[u8]>> {
         let kept = |blocks: &VecDeque<(usize, Arc<[u8]>)>| blocks.iter().rev().find(|block| block.0 == fence).cloned();

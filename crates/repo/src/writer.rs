@@ -239,9 +239,14 @@ impl Repository {
         })?;
         let parent_key = ParentKey::new(&keys, &source_tag);
         let state = StateDir::new(self.cache());
+        let parent = open_parent(&state, &source_tag, &parent_key).await;
+        if let Some(parent) = &parent {
+            // About as many rows as it has chunks will be asked for.
+            self.index().read_ahead(parent.bytes().saturating_mul(2));
+        }
         let renewing = tokio::spawn(Arc::clone(&run).keep_renewing(stop.clone()));
         Ok(SnapshotWriter {
-            parent: open_parent(&state, &source_tag, &parent_key).await,
+            parent,
             maps: Arc::new(SliceMaps::open(state.slices(&source_tag), parent_key.clone())),
             sorter: Mutex::new(EntrySorter::new(&context.scratch, limits.entries_bytes)),
             cutter: Cutter::new(&chunker_key),

@@ -297,6 +297,14 @@ impl IndexSet {
         found
     }
 
+    /// Has the system read tables of at most `bytes_max` in all, the largest first, for one who is about to ask
+    /// for most of what is in them.
+    pub(crate) fn read_ahead(&self, mut bytes_max: u64) {
+        for segment in &self.state().segments {
+            bytes_max = bytes_max.saturating_sub(segment.table.read_ahead(bytes_max));
+        }
+    }
+
     /// A pack that holds the chunk and that a writer may build on, if `usable` agrees.
     #[must_use]
     pub fn known_in(&self, id: &ChunkId, usable: impl Fn(&ObjectHash) -> bool) -> Option<ObjectHash> {
