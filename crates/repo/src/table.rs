@@ -300,7 +300,7 @@ impl Table {
 
     /// Has the system read the file into its memory in one go, if it is no longer than `bytes_max`: look-ups of
     /// most rows would read it block by block. Returns its length.
-    pub fn read_ahead(&self, bytes_max: u64) -> u64 {
+    pub(crate) fn read_ahead(&self, bytes_max: u64) -> u64 {
         let bytes = self.file.metadata().map_or(u64::MAX, |meta| meta.len());
         if bytes <= bytes_max {
             // A file system that cannot costs time only.
