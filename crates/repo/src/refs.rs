@@ -10,7 +10,7 @@ use lifeboat_model::flow::RunContext;
 use crate::error::RepoError;
 use crate::page::ReferencePage;
 use crate::repository::Repository;
-use crate::scan::{SORT_BYTES, id_key, scratch_error};
+use crate::scan::{id_key, scratch_error};
 use crate::spill::{Sorted, Sorter};
 
 /// The most reference pages that a walk remembers: about 100 MiB of memory at worst.
@@ -43,7 +43,7 @@ pub(crate) async fn walk(
     tops: Vec<(u16, ChunkId)>,
     ctx: &RunContext,
 ) -> Result<Walked, RepoError> {
-    let mut live = Sorter::new(&ctx.scratch, SORT_BYTES);
+    let mut live = Sorter::within(ctx);
     let mut lost = Vec::new();
     let mut seen: HashSet<Seen> = HashSet::new();
     let mut open: Vec<(u16, ChunkId)> = Vec::new();

@@ -24,8 +24,6 @@ use crate::object::{DomainId, ObjectError, ObjectType};
 use crate::pack::PackKind;
 use crate::spill::{Sorted, Sorter};
 
-/// Bytes that one sorter keeps in memory.
-pub(crate) const SORT_BYTES: usize = 16 << 20;
 /// The most packs that are taken from a list: 64 TiB in packs of 32 MiB.
 const PACKS_MAX: usize = 2 << 20;
 /// How often a scan starts again because index objects vanished under it.
@@ -116,7 +114,7 @@ impl Scan {
             by_name,
             indexes: Vec::new(),
             bad: Vec::new(),
-            records: Sorter::new(&ctx.scratch, SORT_BYTES),
+            records: Sorter::within(ctx),
         };
         let mut reads =
             stream::iter(listed).map(|object| async move { (store.get(&object.key, None).await, object) }).buffered(2);

@@ -12,11 +12,18 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::{Buf, BytesMut};
+use lifeboat_model::flow::RunContext;
 
 use crate::crypt::{Aead, Secret, TAG_BYTES};
 
-/// Plain bytes of one encrypted block of a run.
-const BLOCK_BYTES: usize = 64 << 10;
+/// The most plain bytes of one encrypted block of a run.
+const BLOCK_BYTES_MAX: usize = 64 << 10;
+/// The fewest.
+const BLOCK_BYTES_MIN: usize = 4 << 10;
+/// While runs are joined each has a block in memory: no more than this part of what is sorted there.
+const BLOCK_SHARE: usize = 64;
+/// The part of the memory budget that one sorter of upkeep takes. Three work at the same time.
+const BUDGET_SHARE: u64 = 16;
 /// Key length, value length, sequence.
 const HEAD_BYTES: usize = 4 + 4 + 8;
 
@@ -57,6 +64,13 @@ fn length_u32(bytes: &[u8]) -> u32 {
 }
 
 impl Sorter {
+    /// For upkeep, which looks at everything: keeps its share of the memory budget in memory, the rest in
+    /// the scratch directory.
+    #[must_use]
+    pub(crate) fn within(ctx: &RunContext) -> Self {
+        Self::new(&ctx.scratch, usize::try_from(ctx.memory_budget_bytes / BUDGET_SHARE).unwrap_or(usize::MAX))
+    }
+
     /// Keeps about `limit_bytes` in memory, the rest in `scratch`.
     #[must_use]
     pub(crate) fn new(scratch: &Path, limit_bytes: usize) -> Self {
@@ -117,7 +131,8 @@ impl Sorter {
     /// Of the scratch directory.
     pub(crate) fn spill(&mut self) -> io::Result<()> {
         self.sort();
-        let mut run = RunWriter::create(&self.scratch)?;
+        let block_bytes = (self.limit_bytes / BLOCK_SHARE).clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX);
+        let mut run = RunWriter::create(&self.scratch, block_bytes)?;
         for place in &self.places {
             run.record(place.key(&self.arena), place.value(&self.arena), place.sequence)?;
         }
@@ -134,6 +149,9 @@ impl Sorter {
     pub(crate) fn finish(mut self) -> io::Result<Sorted> {
         if !self.runs.is_empty() && !self.places.is_empty() {
             self.spill()?;
+        }
+        if !self.runs.is_empty() {
+            (self.arena, self.places) = (Vec::new(), Vec::new());
         }
         self.sort();
         let mut heap = BinaryHeap::with_capacity(self.runs.len());
@@ -192,6 +210,7 @@ impl Sorted {
 struct Run {
     file: File,
     key: Secret,
+    block_bytes: usize,
     plain_bytes: u64,
 }
 
@@ -199,17 +218,19 @@ struct RunWriter {
     out: BufWriter<File>,
     key: Secret,
     aead: Aead,
+    block_bytes: usize,
     block: BytesMut,
     blocks: u64,
     plain_bytes: u64,
 }
 
 impl RunWriter {
-    fn create(scratch: &Path) -> io::Result<Self> {
+    fn create(scratch: &Path, block_bytes: usize) -> io::Result<Self> {
         let key = Secret::random();
         let aead = Aead::new(&key);
-        let out = BufWriter::with_capacity(BLOCK_BYTES, tempfile::tempfile_in(scratch)?);
-        Ok(Self { out, key, aead, block: BytesMut::with_capacity(2 * BLOCK_BYTES), blocks: 0, plain_bytes: 0 })
+        let out = BufWriter::with_capacity(block_bytes, tempfile::tempfile_in(scratch)?);
+        let block = BytesMut::with_capacity(block_bytes + TAG_BYTES);
+        Ok(Self { out, key, aead, block_bytes, block, blocks: 0, plain_bytes: 0 })
     }
 
     fn record(&mut self, key: &[u8], value: &[u8], sequence: u64) -> io::Result<()> {
@@ -222,8 +243,8 @@ impl RunWriter {
 
     fn bytes(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         self.plain_bytes += bytes.len() as u64;
-        while self.block.len() + bytes.len() >= BLOCK_BYTES {
-            let (now, later) = bytes.split_at(BLOCK_BYTES - self.block.len());
+        while self.block.len() + bytes.len() >= self.block_bytes {
+            let (now, later) = bytes.split_at(self.block_bytes - self.block.len());
             self.block.extend_from_slice(now);
             self.end_block()?;
             bytes = later;
@@ -246,7 +267,7 @@ impl RunWriter {
         }
         let mut file = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.rewind()?;
-        Ok(Run { file, key: self.key, plain_bytes: self.plain_bytes })
+        Ok(Run { file, key: self.key, block_bytes: self.block_bytes, plain_bytes: self.plain_bytes })
     }
 }
 
@@ -255,6 +276,7 @@ impl RunWriter {
 struct RunReader {
     file: File,
     aead: Aead,
+    block_bytes: usize,
     next_block: u64,
     left: u64,
     /// Decrypted and not read yet.
@@ -270,6 +292,7 @@ impl RunReader {
         let mut reader = Self {
             file: run.file,
             aead: Aead::new(&run.key),
+            block_bytes: run.block_bytes,
             next_block: 0,
             left: run.plain_bytes,
             ready: BytesMut::new(),
@@ -306,12 +329,12 @@ impl RunReader {
 
     fn need(&mut self, bytes: usize) -> io::Result<()> {
         while self.ready.len() < bytes {
-            let plain = usize::try_from(self.left).unwrap_or(usize::MAX).min(BLOCK_BYTES);
+            let plain = usize::try_from(self.left).unwrap_or(usize::MAX).min(self.block_bytes);
             if plain == 0 {
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a scratch file ends in a record"));
             }
             let mut block = vec![0; plain + TAG_BYTES];
-            self.file.read_exact_at(&mut block, self.next_block * (BLOCK_BYTES + TAG_BYTES) as u64)?;
+            self.file.read_exact_at(&mut block, self.next_block * (self.block_bytes + TAG_BYTES) as u64)?;
             let plain = self.aead.open_in_place(self.next_block, &[], &mut block).map_err(io::Error::other)?;
             self.left -= plain.len() as u64;
             self.next_block += 1;
@@ -380,7 +403,8 @@ mod tests {
 
     #[test]
     fn records_longer_than_a_block_survive_the_disk() {
-        let records: Vec<Pair> = (0..7u8).rev().map(|n| (vec![n], vec![n; BLOCK_BYTES * 2 + usize::from(n)])).collect();
+        let records: Vec<Pair> =
+            (0..7u8).rev().map(|n| (vec![n], vec![n; BLOCK_BYTES_MIN * 2 + usize::from(n)])).collect();
         let mut expected = records.clone();
         expected.reverse();
         assert_eq!(sorted(1000, &records), expected);

@@ -12,7 +12,7 @@ use super::gather::Gathered;
 use crate::error::RepoError;
 use crate::refs;
 use crate::repository::Repository;
-use crate::scan::{Joined, SORT_BYTES, join, scratch_error};
+use crate::scan::{Joined, join, scratch_error};
 use crate::spill::{Sorted, Sorter};
 
 /// The most missing chunks of a domain that are remembered.
@@ -92,7 +92,7 @@ pub(super) async fn find(
     let mut live_bytes = vec![0u64; gathered.scan.packs.len()];
     let mut record_bytes = vec![0u64; gathered.scan.packs.len()];
     let mut missing = Missing::new();
-    let mut rows = Sorter::new(&ctx.scratch, SORT_BYTES);
+    let mut rows = Sorter::within(ctx);
     let scan = &gathered.scan;
     let (owners, marked) = (&gathered.owners, &gathered.marked);
     join(records, walked.live, |chunk: &Joined<'_>| {
