@@ -20,9 +20,11 @@ use crate::page::Extent;
 const WINDOW_BYTES: u64 = 16 << 20;
 /// Extents that one read looks ahead at most.
 const WINDOW_EXTENTS: usize = 256;
-/// Chunks whose plain bytes are at hand for further extents: where a stream changed a little, a few
-/// chunks take turns.
-const RECENT_CHUNKS: usize = 8;
+/// Chunks whose plain bytes are at hand for further extents: where a stream changed day after day, the
+/// small chunks of these days take turns.
+const RECENT_CHUNKS: usize = 128;
+/// Their bytes at most, but for the newest.
+const RECENT_BYTES: usize = 8 << 20;
 
 /// A chunk's plain bytes, for one extent or several.
 type Fetched = Shared<BoxFuture<'static, Result<Bytes, Arc<RepoError>>>>;
@@ -63,8 +65,11 @@ impl Window<'_> {
     fn fetch(&mut self, id: ChunkId) -> Fetched {
         let ahead = self.reader.fetcher.ahead(id);
         let fetched = ahead.plain().map(|plain| plain.map_err(Arc::new)).boxed().shared();
-        if self.recent.len() == RECENT_CHUNKS {
-            self.recent.pop_front();
+        let bytes = |fetched: &Fetched| fetched.peek().and_then(|done| done.as_ref().ok()).map_or(0, Bytes::len);
+        let mut held: usize = self.recent.iter().map(|(_, fetched)| bytes(fetched)).sum();
+        while self.recent.len() == RECENT_CHUNKS || held > RECENT_BYTES {
+            let Some((_, oldest)) = self.recent.pop_front() else { break };
+            held -= bytes(&oldest);
         }
         self.recent.push_back((id, fetched.clone()));
         fetched
@@ -81,8 +86,10 @@ impl Window<'_> {
             let slot = match extent {
                 Extent::Hole(len) => Slot::Hole(len),
                 Extent::Chunk { id, offset, len } => {
-                    let known = self.recent.iter().find(|(recent, _)| *recent == id);
-                    if let Some(fetched) = known.map(|(_, fetched)| fetched.clone()) {
+                    let known = self.recent.iter().position(|(recent, _)| *recent == id);
+                    if let Some(known) = known.and_then(|at| self.recent.remove(at)) {
+                        let fetched = known.1.clone();
+                        self.recent.push_back(known);
                         Slot::Chunk { fetched, offset, len, room: None, ahead_bytes: 0 }
                     } else {
                         // All reads share the room for what is fetched ahead. The chunk that the sink

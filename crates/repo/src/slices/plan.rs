@@ -14,8 +14,10 @@ const REACH: usize = 256;
 const PART_COST: usize = 64;
 /// Slices without a known part in a row, after which the rest of a chunk is not cut finely: it is new.
 const MISSES_MAX: usize = 16;
-/// Slices around the place that was met last at most, where they are fine: 25 MiB.
-const LOADED_MAX: usize = 1 << 18;
+/// Slices around the place that was met last at most, where they are fine: 60 MiB of memory.
+const LOADED_MAX: usize = 1 << 19;
+/// Segments behind that place that stay all the same.
+const BEHIND: usize = 32;
 
 /// How a part of a chunk is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,14 +94,16 @@ impl Window {
             self.first = from;
         }
         while self.first < from {
-            for hash in self.loaded.pop_front().into_iter().flatten() {
-                if self.places.get(&hash).is_some_and(|(_, segment)| *segment == self.first) {
-                    self.places.remove(&hash);
-                }
-            }
-            self.first += 1;
+            self.drop_first();
         }
-        while self.first + self.loaded.len() < to && self.places.len() < LOADED_MAX {
+        while self.first + self.loaded.len() < to {
+            if self.places.len() >= LOADED_MAX {
+                if self.first + BEHIND >= segment {
+                    break;
+                }
+                self.drop_first();
+                continue;
+            }
             let number = self.first + self.loaded.len();
             let segment = self.map.segment(number)?;
             let hashes = segment.located().map(|(slice, place)| {
@@ -110,6 +114,15 @@ impl Window {
             self.loaded.push_back(hashes);
         }
         Ok(())
+    }
+
+    fn drop_first(&mut self) {
+        for hash in self.loaded.pop_front().into_iter().flatten() {
+            if self.places.get(&hash).is_some_and(|(_, segment)| *segment == self.first) {
+                self.places.remove(&hash);
+            }
+        }
+        self.first += 1;
     }
 
     /// Moves to a chunk that is at hand as a whole, if the map has it.

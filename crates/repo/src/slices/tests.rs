@@ -148,6 +148,34 @@ fn the_window_follows_the_stream_and_a_known_chunk_moves_it_anywhere() {
     }
 }
 
+#[test]
+fn a_window_over_very_many_slices_reaches_ahead_all_the_same() {
+    let slice = |segment: u32, number: u32| {
+        let mut hash = [0; HASH_BYTES];
+        hash[..4].copy_from_slice(&segment.to_le_bytes());
+        hash[4..8].copy_from_slice(&number.to_le_bytes());
+        Slice { hash, len: 10 }
+    };
+    let segment = |number| {
+        let place = Place { chunk: id(number), offset: 0, len: 40_000 };
+        Segment {
+            chunk: id(number),
+            places: vec![place],
+            slices: (0..4000).map(|slice_of| slice(number, slice_of)).collect(),
+        }
+    };
+    let mut window = window(&(0..400).map(segment).collect::<Vec<_>>());
+    let own = slicer(Shape::Rows);
+    // All of a window's slices would lie behind the place.
+    for number in [10, 50, 140, 250, 390] {
+        window.met(&id(number)).expect("moved");
+        let plain = vec![0; 40_000];
+        let next: Vec<Slice> = (0..4000).map(|slice_of| slice(number + 8, slice_of)).collect();
+        let plan = window.plan(&own, (&id(999), &plain), &next, |_| true).expect("planned");
+        assert_eq!(plan.parts, [Part::Old(Place { chunk: id(number + 8), offset: 0, len: 40_000 })], "{number}");
+    }
+}
+
 /// Chunks as a store would hold them.
 type Chunks = std::collections::HashMap<ChunkId, Vec<u8>>;
 
