@@ -169,9 +169,9 @@ fn a_window_over_very_many_slices_reaches_ahead_all_the_same() {
     // All of a window's slices would lie behind the place.
     for number in [10, 50, 140, 250, 390] {
         window.met(&id(number)).expect("moved");
-        let plain = vec![0; 40_000];
+        let bytes = vec![0; 40_000];
         let next: Vec<Slice> = (0..4000).map(|slice_of| slice(number + 8, slice_of)).collect();
-        let plan = window.plan(&own, (&id(999), &plain), &next, |_| true).expect("planned");
+        let plan = window.plan(&own, (&id(999), &bytes), &next, |_| true).expect("planned");
         assert_eq!(plan.parts, [Part::Old(Place { chunk: id(number + 8), offset: 0, len: 40_000 })], "{number}");
     }
 }
