@@ -1,15 +1,31 @@
 //! What the owner can do: let writers, maintainers and identities in, and take them off the roster.
 
+use futures::stream::{self, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use lifeboat_model::{Digest, ObjectHash};
+use lifeboat_store::StoreErrorKind;
 
 use crate::access::DomainKeys;
 use crate::change::{Applied, Changed, Draft, Owner};
 use crate::crypt::{SealPublic, SealSecret, Secret, VerifyKey, random};
 use crate::error::RepoError;
+use crate::inventory;
 use crate::join::{Grant, Request, Scope};
-use crate::object::DomainId;
+use crate::object::{DomainId, ObjectType, SIGNATURE_BYTES};
 use crate::roster::{RemovedWriter, RetiredKey, Roster, RosterKey, RosterWriter};
+
+/// What maintainers and identities sign.
+const WORDS: [ObjectType; 7] = [
+    ObjectType::Index,
+    ObjectType::Forget,
+    ObjectType::Hold,
+    ObjectType::Void,
+    ObjectType::Mark,
+    ObjectType::Deleting,
+    ObjectType::Quarantine,
+];
+/// Objects that are read at once.
+const READS: usize = 16;
 
 /// The domain of a new writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,15 +130,16 @@ impl Owner<'_> {
     }
 
     /// Takes a maintainer off the roster and begins a new maintenance key. It keeps the index keys
-    /// that it had: see [`REMOVED_READER_NOTICE`]. One that is not on the roster is left at that: it may
+    /// that it had: see [`REMOVED_READER_NOTICE`]. What it signed until now stands, but nobody deduplicates
+    /// against its indexes. One that is not on the roster is left at that: it may
     /// be an earlier try that was cut off after its roster was put.
     ///
     /// # Errors
     /// What reading and putting the roster may yield.
     pub async fn remove_maintainer(&self, verify: VerifyKey) -> Result<Changed, RepoError> {
-        let maintenance = Generation::new();
+        let (maintenance, words) = (Generation::new(), self.words_of(verify).await?);
         self.change(|draft| {
-            if !take_key(&mut draft.roster, |roster| &mut roster.maintainers, verify, self.now) {
+            if !take_key(&mut draft.roster, |roster| &mut roster.maintainers, verify, self.now, &words) {
                 return Ok(Applied::Already);
             }
             draft.roster.maintenance = maintenance.begin(&mut draft.secrets.maintenance);
@@ -144,8 +161,9 @@ impl Owner<'_> {
             ));
         }
         let (epoch, maintenance) = (Generation::new(), Generation::new());
+        let words = self.words_of(verify).await?;
         self.change(|draft| {
-            if !take_key(&mut draft.roster, |roster| &mut roster.identities, verify, self.now) {
+            if !take_key(&mut draft.roster, |roster| &mut roster.identities, verify, self.now, &words) {
                 return Ok(Applied::Already);
             }
             draft.roster.epoch = epoch.begin(&mut draft.secrets.epochs);
@@ -153,6 +171,30 @@ impl Owner<'_> {
             Ok(Applied::Changed)
         })
         .await
+    }
+
+    /// What a maintainer or identity signed and what is in the store, as far as the name of a signer at the end of
+    /// an object tells: whoever reads it checks the signature.
+    async fn words_of(&self, verify: VerifyKey) -> Result<Vec<ObjectHash>, RepoError> {
+        let mut words = Vec::new();
+        for kind in WORDS {
+            let listed = inventory::list(self.store, kind.prefix()).await?;
+            let reads =
+                listed.into_iter().filter(|object| object.bytes > SIGNATURE_BYTES as u64).map(|object| async move {
+                    let end = object.bytes - SIGNATURE_BYTES as u64;
+                    let signer = match self.store.get(&object.key, Some(end..end + 32)).await {
+                        Ok(signer) => signer,
+                        // Somebody tidied up.
+                        Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(None),
+                        Err(error) => return Err(RepoError::from(error)),
+                    };
+                    Ok(inventory::hash_of(kind, &object).ok().filter(|_| signer[..] == verify.0))
+                });
+            let read: Vec<_> = stream::iter(reads).buffer_unordered(READS).try_collect().await?;
+            words.extend(read.into_iter().flatten());
+        }
+        words.sort_unstable();
+        Ok(words)
     }
 
     /// Changes the grace period.
@@ -276,13 +318,14 @@ fn take_key(
     role: impl Fn(&mut Roster) -> &mut Vec<RosterKey>,
     verify: VerifyKey,
     now: Timestamp,
+    words: &[ObjectHash],
 ) -> bool {
     let keys = role(roster);
     let before = keys.len();
     keys.retain(|key| key.verify != verify);
     let taken = keys.len() < before;
     if taken {
-        roster.retired.push(RetiredKey { verify, removed: now });
+        roster.retired.push(RetiredKey { verify, removed: now, words: words.to_vec() });
     }
     taken
 }

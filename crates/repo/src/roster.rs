@@ -83,6 +83,9 @@ pub struct RetiredKey {
     pub verify: VerifyKey,
     /// Since when it is off, by the owner's clock.
     pub removed: Timestamp,
+    /// What it had signed by then (indexes, forgets, holds, marks and the like), in ascending order; anything
+    /// else by it is refused.
+    pub words: Vec<ObjectHash>,
 }
 
 /// A writer that was taken off the roster.
@@ -131,6 +134,12 @@ impl Roster {
     #[must_use]
     pub fn key(&self) -> Key {
         numbered_key(ObjectType::Roster.prefix(), self.number, self.hash)
+    }
+
+    /// Whether this is what a maintainer or identity signed before it was removed.
+    #[must_use]
+    pub fn is_word_of_retired(&self, signer: &VerifyKey, hash: &ObjectHash) -> bool {
+        self.retired.iter().any(|key| key.verify == *signer && key.words.binary_search(hash).is_ok())
     }
 
     /// The name of its keyring, or of the second copy.
@@ -225,6 +234,8 @@ impl Roster {
                     out.map(|map| {
                         map.field(0).bytes(key.verify.0);
                         map.field(1).time(key.removed);
+                        let words = Some(&key.words).filter(|words| !words.is_empty());
+                        map.some(2, words, |out, words| out.list(words.iter(), |out, word| out.bytes(word.bytes())));
                     })
                 })
             });
@@ -378,16 +389,20 @@ fn read_writer(parse: &mut Parse<'_>) -> Result<RosterWriter, ObjectError> {
 }
 
 fn read_retired(parse: &mut Parse<'_>) -> Result<RetiredKey, ObjectError> {
-    let (mut verify, mut removed) = (None, None);
+    let (mut verify, mut removed, mut words) = (None, None, Vec::new());
     parse.map(|key, value| {
         match key {
             0 => verify = Some(VerifyKey(value.fixed()?)),
             1 => removed = Some(value.time()?),
+            2 => words = value.list(|word| word.fixed().map(ObjectHash::from))?,
             _ => value.skip()?,
         }
         Ok(())
     })?;
-    Ok(RetiredKey { verify: required(verify, "verify key")?, removed: required(removed, "time removed")? })
+    if !words.is_sorted() {
+        return Err(ObjectError::malformed("words of a removed key that do not ascend"));
+    }
+    Ok(RetiredKey { verify: required(verify, "verify key")?, removed: required(removed, "time removed")?, words })
 }
 
 fn read_removed(parse: &mut Parse<'_>) -> Result<RemovedWriter, ObjectError> {
@@ -441,7 +456,11 @@ mod tests {
                 roots: vec![ObjectHash::from([6; 32])],
             }],
             keyring: ObjectHash::from([9; 32]),
-            retired: vec![RetiredKey { verify: verify(5), removed: "2026-11-21T03:00:00Z".parse().expect("a time") }],
+            retired: vec![RetiredKey {
+                verify: verify(5),
+                removed: "2026-11-21T03:00:00Z".parse().expect("a time"),
+                words: vec![ObjectHash::from([1; 32]), ObjectHash::from([2; 32])],
+            }],
             incompatible: vec!["tape".into()],
             read_only_compatible: vec!["bloom".into(), "tides".into()],
         }

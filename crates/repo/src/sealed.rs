@@ -20,6 +20,8 @@ pub enum Role {
     Maintainer,
     /// An identity.
     Identity,
+    /// A maintainer or identity until it was removed: what the roster lists of it stands.
+    Retired,
 }
 
 /// As what `signer` may act in `domain`; `None` for strangers and writers of other domains.
@@ -48,7 +50,7 @@ pub const fn may_sign(role: Role, kind: ObjectType) -> bool {
             matches!(role, Role::Writer | Role::RemovedWriter)
         }
         ObjectType::Forget | ObjectType::Hold | ObjectType::Mark | ObjectType::Deleting | ObjectType::Quarantine => {
-            matches!(role, Role::Maintainer | Role::Identity)
+            matches!(role, Role::Maintainer | Role::Identity | Role::Retired)
         }
         _ => false,
     }
@@ -92,7 +94,9 @@ pub fn open(access: &Access, kind: ObjectType, hash: ObjectHash, bytes: &[u8]) -
     check_hash(hash, bytes)?;
     let (signer, sealed) = verify(access.repository, kind, bytes)?;
     let domain = sealed_domain(sealed)?;
+    let retired = || access.roster.is_word_of_retired(&signer, &hash).then_some(Role::Retired);
     let role = role_of(&access.roster, &signer, domain)
+        .or_else(retired)
         .filter(|role| may_sign(*role, kind))
         .ok_or(ObjectError::Stranger(signer))?;
     let keys = access.domains.get(&domain).ok_or(ObjectError::ForeignDomain)?;

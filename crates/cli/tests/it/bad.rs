@@ -184,7 +184,7 @@ fn a_store_that_is_full_gets_no_snapshot_and_the_next_run_succeeds() {
     world.run(&["backup", "--label", "first"]).expect(0);
     world.fill("big", 6_000_000, 2);
     let full = world.run(&["backup", "--label", "second"]).expect(1);
-    assert!(full.err.contains("put data/") && full.err.contains("No space left"), "{}", full.err);
+    assert!(full.err.contains(": put ") && full.err.contains("No space left"), "{}", full.err);
     assert!(full.err.contains("hint: make space in the store"), "{}", full.err);
     assert_eq!(world.labels(), ["first"]);
     world.run(&["check", "--read-data"]).expect(0);

@@ -3,20 +3,24 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lifeboat_model::{SourceName, StackName};
+use lifeboat_model::{SnapshotId, SourceName, StackName};
 use lifeboat_store::memory::MemoryStore;
 use lifeboat_store::{Key, PutMode, Store};
 
 use super::*;
 use crate::access::Access;
+use crate::crypt::SignKey;
 use crate::error::RepoErrorKind;
 use crate::export::{decode_secrets, export_secrets};
 use crate::interrupted::Interrupted;
 use crate::join::{accept_grant, request_writer};
 use crate::keyfile::{IdentityKey, KeyFile, KeyFileError, MaintainerKey, OwnerKey, PendingKey, WriterKey};
 use crate::newest::OpenWarning;
+use crate::object::ObjectError;
 use crate::open::{Keys, Opened, open_access};
 use crate::roster::KeyringCopy;
+use crate::sealed::Role;
+use crate::small::{self, Forget};
 use crate::testing::TestRepository;
 
 /// Where another owner comes between.
@@ -183,6 +187,38 @@ async fn an_identity_without_root_reads_everything_until_it_is_removed() {
     assert!(!before.epochs.contains_key(&newest.generation), "the removed identity lacks the new epoch");
     let keeps = open(&repository.store, maintainer(&repository.maintainer_key)).await.expect("opens").access;
     assert_eq!(keeps.maintenance.len(), 2, "maintainers have the new maintenance key");
+}
+
+#[tokio::test]
+async fn what_a_removed_maintainer_said_stands_and_what_it_says_later_does_not() {
+    let repository = repository().await;
+    let home = &repository.owner.identity;
+    let old = MaintainerKey::random(home.repository, home.root);
+    owner(&repository).add_maintainer(&old.roster_key()).await.expect("added");
+    let access = open(&repository.store, identity(home)).await.expect("opens").access;
+    let key = &access.domains[&repository.writer_key.domain].index;
+    let forget = |number: u8, signer: &SignKey| {
+        let snapshot = SnapshotId(Digest([number; 32]));
+        small::encode(&Forget { snapshot, why: "it is old".into(), time: TestRepository::start() }, key, signer)
+    };
+    for (number, signer) in [(1, &old.sign), (2, &repository.maintainer_key.sign)] {
+        let (name, bytes) = forget(number, signer);
+        repository.store.put(&name, bytes, PutMode::CreateNew).await.expect("put");
+    }
+    let changed = owner(&repository).remove_maintainer(old.sign.verify_key()).await.expect("removed");
+    let [retired] = &changed.roster.retired[..] else { panic!("{:?}", changed.roster.retired) };
+    assert_eq!(retired.words.len(), 1, "what others signed is not listed");
+    let access = open(&repository.store, identity(home)).await.expect("opens").access;
+    let found = inventory::small::<Forget>(&repository.store, &access).await.expect("listed");
+    let mut roles: Vec<_> = found.iter().map(|(_, word)| word.as_ref().expect("it counts").role).collect();
+    roles.sort_by_key(|role| *role == Role::Retired);
+    assert_eq!(roles, [Role::Maintainer, Role::Retired]);
+    let (name, bytes) = forget(3, &old.sign);
+    let hash = ObjectHash::from_hex(name.as_str().strip_prefix("forget/").expect("a forget")).expect("a hash");
+    let later = small::decode::<Forget>(&access, hash, &bytes);
+    assert!(matches!(later, Err(ObjectError::Stranger(signer)) if signer == old.sign.verify_key()));
+    let again = owner(&repository).add_maintainer(&old.roster_key()).await.expect("added again");
+    assert_eq!(again.roster.retired, []);
 }
 
 #[tokio::test]

@@ -143,7 +143,7 @@ async fn what_a_retired_identity_vouched_for_stands() {
     let mut access = hand.test.identity.clone();
     let verify = access.roster.identities.remove(0).verify;
     assert_eq!(decode(&access, id, &bytes), Err(ObjectError::Stranger(verify)));
-    access.roster.retired.push(crate::roster::RetiredKey { verify, removed: then });
+    access.roster.retired.push(crate::roster::RetiredKey { verify, removed: then, words: vec![] });
     assert_eq!(decode(&access, id, &bytes).expect("it stands").header, header);
 }
 

@@ -95,7 +95,7 @@ pub(crate) fn void_counts(
     grace_seconds: u64,
 ) -> bool {
     match role {
-        Role::Maintainer | Role::Identity => true,
+        Role::Maintainer | Role::Identity | Role::Retired => true,
         Role::Writer | Role::RemovedWriter => {
             let grace_seconds = i64::try_from(grace_seconds).unwrap_or(i64::MAX);
             signer == root.writer && voided_at.as_second() - stored_at.as_second() <= grace_seconds

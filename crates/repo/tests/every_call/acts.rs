@@ -122,13 +122,13 @@ impl Site {
         files: &Files,
     ) -> Result<SnapshotId, RepoError> {
         let id = *house.made.iter().find(|(_, content)| *content == files).expect("it was sealed").0;
-        let repository = self.open(store, &house.people.maintainer(), "maintainer").await?;
+        let repository = self.open(store, &house.keeper(), "maintainer").await?;
         forget(&repository, &[id], "a test", &self.ctx).await?;
         Ok(id)
     }
 
     pub(crate) async fn prune(&self, house: &House, store: &Arc<dyn Store>) -> Result<PruneReport, RepoError> {
-        let repository = self.open(store, &house.people.maintainer(), &format!("{}-maintainer", house.name)).await?;
+        let repository = self.open(store, &house.keeper(), &format!("{}-maintainer", house.name)).await?;
         prune(&repository, &PruneOptions::default(), &self.ctx).await
     }
 

@@ -76,6 +76,9 @@ pub(crate) async fn history(stage: Stage) -> Site {
         }
         Stage::Damaged => damage(&site).await,
     }
+    for house in [&mut site.home, &mut site.away] {
+        house.keeper = house.people.maintainer.clone();
+    }
     site
 }
 

@@ -88,6 +88,8 @@ impl People {
 pub(crate) struct House {
     pub(crate) name: &'static str,
     pub(crate) people: People,
+    /// Who forgets and prunes: the old maintainer in the history, so that much hangs on what it signed.
+    pub(crate) keeper: MaintainerKey,
     pub(crate) memory: MemoryStore,
     /// What clients talk to: the memory, or the memory with lists that lag.
     pub(crate) store: Arc<dyn Store>,
@@ -153,7 +155,17 @@ impl House {
             writer: made.writer.clone(),
             owner: made.owner.clone(),
         };
-        Self { name, people, memory, store, sealed: BTreeMap::new(), made: BTreeMap::new(), heads: BTreeMap::new() }
+        let keeper = people.old_maintainer.clone();
+        Self {
+            name,
+            people,
+            keeper,
+            memory,
+            store,
+            sealed: BTreeMap::new(),
+            made: BTreeMap::new(),
+            heads: BTreeMap::new(),
+        }
     }
 
     fn fork(&self, clock: &Arc<FakeClock>, lags: bool) -> Self {
@@ -166,6 +178,10 @@ impl House {
             exact
         };
         Self { memory, store, ..self.clone() }
+    }
+
+    pub(crate) fn keeper(&self) -> Keys {
+        Keys { maintainer: Some(self.keeper.clone()), ..Keys::default() }
     }
 
     /// How a machine writes that has these keys.

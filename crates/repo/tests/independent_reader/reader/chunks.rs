@@ -67,7 +67,7 @@ impl<'r> Chunks<'r> {
     fn index(&mut self, name: &str, roster: &Roster, named: &mut BTreeSet<String>) -> R<()> {
         let (signer, body) = open_signed(&self.repository, 7, &self.store.get(name)?)?;
         let id: [u8; 16] = body.get(..16).ok_or("short")?.try_into().expect("16 bytes");
-        roster.role(7, &signer, &id)?;
+        roster.role((7, name), &signer, &id)?;
         let domain = self.secrets.domains.get(&id).ok_or("an unknown domain")?;
         let index = cbor::parse(&domain.open(&self.repository, 7, &body)?)?;
         let mut packs = Vec::new();

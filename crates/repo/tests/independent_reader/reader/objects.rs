@@ -138,7 +138,8 @@ pub(crate) struct Roster {
     pub(crate) maintainers: Vec<Key>,
     pub(crate) identities: Vec<Key>,
     pub(crate) removed: Vec<Removed>,
-    pub(crate) retired: Vec<Key>,
+    /// Removed maintainers and identities, with what they signed and what stands.
+    pub(crate) retired: Vec<(Key, Vec<Key>)>,
     /// Features that a reader has to know.
     pub(crate) features: Vec<String>,
     keyring: Key,
@@ -188,6 +189,7 @@ impl Roster {
         let writer = |item| of(item).map(|(verify, domain, allowed)| Writer { verify, domain, allowed });
         let removed = |item| of(item).map(|(verify, domain, heads)| Removed { verify, domain, heads });
         let key = |item: &Value| item.need(0)?.fixed::<32>();
+        let retired = |item: &Value| R::Ok((key(item)?, item.get(2).map_or(Ok(vec![]), keys)?));
         Ok(Self {
             number: value.need(0)?.uint()?,
             grace_seconds: value.need(3)?.uint()?,
@@ -195,22 +197,25 @@ impl Roster {
             maintainers: list(7)?.iter().map(key).collect::<R<_>>()?,
             identities: list(8)?.iter().map(key).collect::<R<_>>()?,
             removed: list(9)?.iter().map(removed).collect::<R<_>>()?,
-            retired: list(11)?.iter().map(key).collect::<R<_>>()?,
+            retired: list(11)?.iter().map(retired).collect::<R<_>>()?,
             features: list(12)?.iter().map(|item| Ok(item.text()?.to_owned())).collect::<R<_>>()?,
             keyring: value.need(10)?.fixed()?,
         })
     }
 
-    /// As what somebody signed an object of this type in a domain.
-    pub(crate) fn role(&self, kind: u8, signer: &Key, domain: &[u8; 16]) -> R<Role> {
+    /// As what somebody signed the object of that type and name in a domain.
+    pub(crate) fn role(&self, (kind, name): (u8, &str), signer: &Key, domain: &[u8; 16]) -> R<Role> {
         let (writers, keepers) = (matches!(kind, 7..=11 | 14), matches!(kind, 7 | 12..=17));
         let stands = self.writers.iter().any(|writer| writer.verify == *signer && writer.domain == *domain);
         let removed = self.removed.iter().any(|writer| writer.verify == *signer && writer.domain == *domain);
+        let digits = name.rsplit('/').next().expect("a name");
+        let listed = |words: &[Key]| words.iter().any(|word| hex::encode(word) == digits);
+        let retired = self.retired.iter().any(|(verify, words)| verify == signer && listed(words));
         if writers && stands {
             Ok(Role::Writer)
         } else if writers && removed {
             Ok(Role::RemovedWriter)
-        } else if keepers && (self.maintainers.contains(signer) || self.identities.contains(signer)) {
+        } else if keepers && (retired || self.maintainers.contains(signer) || self.identities.contains(signer)) {
             Ok(Role::Keeper)
         } else {
             Err("signed by somebody who may not".into())

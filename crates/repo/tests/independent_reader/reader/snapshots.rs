@@ -77,7 +77,7 @@ impl Repository {
         let mut rest = &parts[..];
         let (a, b, c) = (part(&mut rest)?, part(&mut rest)?, part(&mut rest)?);
         let id: [u8; 16] = a.get(..16).ok_or("short")?.try_into().expect("16 bytes");
-        let role = self.roster.role(kind, &writer, &id)?;
+        let role = self.roster.role((kind, name), &writer, &id)?;
         let domain = self.secrets.domains.get(&id).ok_or("an unknown domain")?;
         let opened = cbor::parse(&domain.open(&self.id.repository, kind, a)?)?;
         let run = opened.need(7)?.fixed::<16>()?;
@@ -108,7 +108,9 @@ impl Repository {
         let Some(field) = head.get(9) else { return Ok(()) };
         let [time, signer, signature] = field.tuple::<3>()?;
         let vouches: Key = signer.fixed()?;
-        if !self.roster.identities.contains(&vouches) && !self.roster.retired.contains(&vouches) {
+        if !self.roster.identities.contains(&vouches)
+            && !self.roster.retired.iter().any(|(verify, _)| *verify == vouches)
+        {
             return Err("countersigned by a stranger".into());
         }
         let original = head.get(8).map_or(Ok([0; 32]), Value::fixed::<32>)?;
@@ -154,7 +156,7 @@ impl Repository {
             let word = (|| {
                 let (signer, body) = open_signed(&self.id.repository, kind, &self.store.get(&name)?)?;
                 let domain: [u8; 16] = body.get(..16).ok_or("short")?.try_into().expect("16 bytes");
-                let role = self.roster.role(kind, &signer, &domain)?;
+                let role = self.roster.role((kind, &name), &signer, &domain)?;
                 let domain = self.secrets.domains.get(&domain).ok_or("an unknown domain")?;
                 R::Ok((signer, role, cbor::parse(&domain.open(&self.id.repository, kind, &body)?)?))
             })();
