@@ -191,8 +191,8 @@ impl Drop for Ahead {
     }
 }
 
-/// Decrypts, decompresses, and checks the id. That takes a millisecond at most for usual chunks: less is lost by
-/// doing it in the task than by handing it to another thread.
+/// Decrypts, decompresses, and checks the id: about a millisecond for each MiB (a restore of 1 GiB took 1.0 s of
+/// CPU outside of the kernel, all told), so it is done in the task that fetched it.
 fn open(access: &Access, location: &Location, secret: &Secret, ciphertext: Vec<u8>) -> Result<Bytes, ObjectError> {
     let kind: PackKind = location.record.kind;
     let key = PackKey::new(access.repository, secret, kind, location.origin.pack);

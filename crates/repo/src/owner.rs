@@ -13,17 +13,8 @@ use crate::inventory;
 use crate::join::{Grant, Request, Scope};
 use crate::object::{DomainId, ObjectType, SIGNATURE_BYTES};
 use crate::roster::{RemovedWriter, RetiredKey, Roster, RosterKey, RosterWriter};
+use crate::sealed::{Role, may_sign};
 
-/// What maintainers and identities sign.
-const WORDS: [ObjectType; 7] = [
-    ObjectType::Index,
-    ObjectType::Forget,
-    ObjectType::Hold,
-    ObjectType::Void,
-    ObjectType::Mark,
-    ObjectType::Deleting,
-    ObjectType::Quarantine,
-];
 /// Objects that are read at once.
 const READS: usize = 16;
 
@@ -177,7 +168,7 @@ impl Owner<'_> {
     /// an object tells: whoever reads it checks the signature.
     async fn words_of(&self, verify: VerifyKey) -> Result<Vec<ObjectHash>, RepoError> {
         let mut words = Vec::new();
-        for kind in WORDS {
+        for kind in ObjectType::ALL.into_iter().filter(|kind| may_sign(Role::Retired, *kind)) {
             let listed = inventory::list(self.store, kind.prefix()).await?;
             let reads =
                 listed.into_iter().filter(|object| object.bytes > SIGNATURE_BYTES as u64).map(|object| async move {

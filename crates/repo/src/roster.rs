@@ -148,46 +148,6 @@ impl Roster {
         numbered_key(copy.prefix(), self.number, self.keyring)
     }
 
-    /// Whether `signer` may sign objects of type `kind` in `domain`; `None` where the object
-    /// belongs to no domain. `docs/format.md`, table of objects.
-    ///
-    /// # Errors
-    /// [`ObjectError::Stranger`].
-    pub fn verify_signer(
-        &self,
-        kind: ObjectType,
-        signer: VerifyKey,
-        domain: Option<DomainId>,
-    ) -> Result<Signer, ObjectError> {
-        let (writers, keepers) = match kind {
-            ObjectType::Run | ObjectType::Renewal | ObjectType::SnapshotRoot | ObjectType::LogRoot => (true, false),
-            ObjectType::Index | ObjectType::Void => (true, true),
-            ObjectType::Forget
-            | ObjectType::Hold
-            | ObjectType::Mark
-            | ObjectType::Deleting
-            | ObjectType::Quarantine => (false, true),
-            ObjectType::Format
-            | ObjectType::Roster
-            | ObjectType::Keyring
-            | ObjectType::DataPack
-            | ObjectType::MetaPack
-            | ObjectType::RefsPack => (false, false),
-        };
-        let in_domain = |own: DomainId| domain.is_none_or(|domain| domain == own);
-        if writers && self.writers.iter().any(|w| w.verify == signer && in_domain(w.domain)) {
-            Ok(Signer::Writer)
-        } else if writers && self.removed.iter().any(|w| w.verify == signer && in_domain(w.domain)) {
-            Ok(Signer::RemovedWriter)
-        } else if keepers && self.maintainers.iter().any(|m| m.verify == signer) {
-            Ok(Signer::Maintainer)
-        } else if keepers && self.identities.iter().any(|i| i.verify == signer) {
-            Ok(Signer::Identity)
-        } else {
-            Err(ObjectError::Stranger(signer))
-        }
-    }
-
     /// The writer of this key, if it is on the roster.
     #[must_use]
     pub fn writer(&self, verify: VerifyKey) -> Option<&RosterWriter> {
@@ -311,20 +271,6 @@ impl KeyringCopy {
     }
 }
 
-/// In which role somebody signed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Signer {
-    /// A writer of the domain.
-    Writer,
-    /// A writer that was taken off the roster: those of its roots hold that the roster
-    /// names; nobody deduplicates against its indexes.
-    RemovedWriter,
-    /// A maintainer.
-    Maintainer,
-    /// An identity.
-    Identity,
-}
-
 #[derive(Default)]
 struct Parts {
     number: Option<u32>,
@@ -420,7 +366,7 @@ fn read_removed(parse: &mut Parse<'_>) -> Result<RemovedWriter, ObjectError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -432,7 +378,7 @@ mod tests {
         SealSecret(Secret([5; 32])).public()
     }
 
-    fn roster() -> Roster {
+    pub(crate) fn roster() -> Roster {
         let verify = |n| VerifyKey([n; 32]);
         Roster {
             number: 3,
@@ -497,34 +443,6 @@ mod tests {
         for text in [format!("roster/12-{hash}"), format!("roster/0000001a-{hash}"), "roster/00000012-aa".into()] {
             assert_eq!(parse_numbered_key("roster/", &key(text.clone())), None, "{text}");
         }
-    }
-
-    #[test]
-    fn each_role_signs_its_own_types_and_writers_only_in_their_domain() {
-        use ObjectType as T;
-        let roster = roster();
-        let (writer, maintainer, identity, removed) =
-            (VerifyKey([1; 32]), VerifyKey([2; 32]), VerifyKey([3; 32]), VerifyKey([4; 32]));
-        let own = Some(DomainId([1; 16]));
-        let table = [
-            (writer, own, &[T::Index, T::Run, T::Renewal, T::SnapshotRoot, T::LogRoot, T::Void][..]),
-            (writer, Some(DomainId([9; 16])), &[][..]),
-            (removed, own, &[][..]),
-            (maintainer, own, &[T::Index, T::Forget, T::Hold, T::Void, T::Mark, T::Deleting, T::Quarantine][..]),
-            (identity, own, &[T::Index, T::Forget, T::Hold, T::Void, T::Mark, T::Deleting, T::Quarantine][..]),
-            (VerifyKey([7; 32]), own, &[][..]),
-        ];
-        for (signer, domain, may) in table {
-            for kind in T::ALL {
-                let allowed = roster.verify_signer(kind, signer, domain).is_ok();
-                assert_eq!(allowed, may.contains(&kind), "{signer:?} {kind:?}");
-            }
-        }
-        assert_eq!(
-            roster.verify_signer(T::SnapshotRoot, removed, Some(DomainId([4; 16]))),
-            Ok(Signer::RemovedWriter),
-            "what a removed writer had added stays readable"
-        );
     }
 
     proptest! {

@@ -111,3 +111,36 @@ impl<T> Signed<T> {
         Ok(Signed { value, hash: self.hash, signer: self.signer, role: self.role, domain: self.domain })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::roster::tests::roster;
+
+    #[test]
+    fn each_role_signs_its_own_types_and_writers_only_in_their_domain() {
+        use ObjectType as T;
+        let roster = roster();
+        let (own, other, of_removed) = (DomainId([1; 16]), DomainId([9; 16]), DomainId([4; 16]));
+        let writers = [T::Index, T::Run, T::Renewal, T::SnapshotRoot, T::LogRoot, T::Void];
+        let keepers = [T::Index, T::Forget, T::Hold, T::Void, T::Mark, T::Deleting, T::Quarantine];
+        let table = [
+            (1, own, Some(Role::Writer), &writers[..]),
+            (1, other, None, &[]),
+            (4, of_removed, Some(Role::RemovedWriter), &writers),
+            (4, own, None, &[]),
+            (2, own, Some(Role::Maintainer), &keepers),
+            (3, own, Some(Role::Identity), &keepers),
+            (5, own, None, &[]),
+            (7, own, None, &[]),
+        ];
+        for (signer, domain, role, may) in table {
+            let found = role_of(&roster, &VerifyKey([signer; 32]), domain);
+            assert_eq!(found, role, "{signer}");
+            for kind in T::ALL {
+                assert_eq!(found.is_some_and(|role| may_sign(role, kind)), may.contains(&kind), "{signer} {kind:?}");
+            }
+        }
+        assert!(T::ALL.into_iter().filter(|kind| may_sign(Role::Retired, *kind)).eq(keepers), "what was listed of it");
+    }
+}

@@ -376,46 +376,30 @@ fn where_there_is_no_repository_every_command_ends_with_10_and_makes_none() {
     world.run(&["check", "--read-data"]).expect(0);
 }
 
-#[test]
-fn a_repository_of_a_newer_version_is_told_and_left_alone() {
+/// Of a repository of another version of the format every command tells, and leaves it alone.
+fn of_version(version: u8, told: &str, hint: &str) {
     let world = World::backed_up();
     let out = world.text("out");
     let mut format = world.read("format");
-    format[9] += 1;
+    assert_eq!(std::mem::replace(&mut format[9], version), 1, "what `init` writes");
     world.put("format", &format);
     let stored = describe(&world.path("store"));
-    let mut all = commands(&out);
-    all.push(vec!["init"]);
-    for args in all {
+    for args in commands(&out).into_iter().chain([vec!["init"]]) {
         let refused = world.run(&args).expect(1);
-        assert!(refused.err.contains("newer than this program"), "{args:?}: {}", refused.err);
-        assert!(refused.err.contains("hint: use a newer lifeboat"), "{args:?}: {}", refused.err);
+        assert!(refused.err.contains(told) && refused.err.contains(hint), "{args:?}: {}", refused.err);
     }
     assert_eq!(describe(&world.path("store")), stored);
     assert!(!world.path("out").exists());
 }
 
 #[test]
+fn a_repository_of_a_newer_version_is_told_and_left_alone() {
+    of_version(2, "newer than this program", "hint: use a newer lifeboat");
+}
+
+#[test]
 fn a_repository_from_before_the_freeze_is_refused_and_left_alone() {
-    let world = World::backed_up();
-    let out = world.text("out");
-    let mut format = world.read("format");
-    assert_eq!(std::mem::replace(&mut format[9], 0), 1, "what `init` writes");
-    world.put("format", &format);
-    let stored = describe(&world.path("store"));
-    let mut all = commands(&out);
-    all.push(vec!["init"]);
-    for args in all {
-        let refused = world.run(&args).expect(1);
-        assert!(
-            refused.err.contains("format version 0, from before the format was frozen"),
-            "{args:?}: {}",
-            refused.err
-        );
-        assert!(refused.err.contains("`lifeboat init` makes a new repository"), "{args:?}: {}", refused.err);
-    }
-    assert_eq!(describe(&world.path("store")), stored);
-    assert!(!world.path("out").exists());
+    of_version(0, "format version 0, from before the format was frozen", "`lifeboat init` makes a new repository");
 }
 
 #[test]

@@ -166,6 +166,30 @@ async fn a_removed_writers_index_serves_readers_only() {
 }
 
 #[tokio::test]
+async fn a_removed_maintainers_index_serves_readers_only_and_only_where_the_roster_lists_it() {
+    let hand = Hand::new().await;
+    let mut access = hand.test.all.clone();
+    let maintainer = access.maintain.clone().expect("a key");
+    let mut builder = IndexBuilder::new();
+    builder.add(&hand.pack(PackKind::Data, &chunks(0, 10)));
+    let (hash, bytes) = builder.finish().encode(&hand.keys().index, &maintainer);
+    hand.put(&ObjectType::Index.key(hash), bytes).await;
+    let verify = maintainer.verify_key();
+    access.roster.maintainers.retain(|key| key.verify != verify);
+    access.roster.identities.retain(|key| key.verify != verify);
+    for (words, readable) in [(vec![hash], 10), (vec![], 0)] {
+        let mut access = access.clone();
+        let removed = hand.test.all.roster.time;
+        access.roster.retired = vec![crate::roster::RetiredKey { verify, removed, words }];
+        let cache = tempfile::tempdir().expect("a directory");
+        let set = IndexSet::open(Arc::new(access), cache.path()).expect("opened");
+        set.refresh(&hand.store).await.expect("refreshed");
+        assert_eq!(found(&hand, &set, 0..10), readable);
+        assert_eq!(set.known_in(&hand.id(PackKind::Data, &3u32.to_le_bytes()), |_| true), None);
+    }
+}
+
+#[tokio::test]
 async fn index_objects_of_strangers_are_told_and_those_of_other_domains_passed_over() {
     let hand = Hand::new().await;
     let mut builder = IndexBuilder::new();

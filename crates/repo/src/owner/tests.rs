@@ -19,7 +19,6 @@ use crate::newest::OpenWarning;
 use crate::object::ObjectError;
 use crate::open::{Keys, Opened, open_access};
 use crate::roster::KeyringCopy;
-use crate::sealed::Role;
 use crate::small::{self, Forget};
 use crate::testing::TestRepository;
 

@@ -7,8 +7,7 @@ use lifeboat_model::flow::ReadError;
 use lifeboat_model::{ChunkId, EntryPath};
 
 use super::{damaged, hurt};
-use crate::fetch::Ahead;
-use crate::fetch::Fetcher;
+use crate::fetch::{Ahead, Fetcher};
 use crate::object::ObjectError;
 use crate::page::{Content, Extent, decode_content_page};
 

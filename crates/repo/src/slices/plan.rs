@@ -14,8 +14,9 @@ const REACH: usize = 256;
 const PART_COST: usize = 64;
 /// Slices without a known part in a row, after which the rest of a chunk is not cut finely: it is new.
 const MISSES_MAX: usize = 16;
-/// Slices around the place that was met last at most, where they are fine: 60 MiB of memory.
-const LOADED_MAX: usize = 1 << 19;
+/// Slices around the place that was met last at most, where they are fine, but for those of one segment:
+/// some 60 MiB of memory.
+pub(super) const LOADED_MAX: usize = 1 << 19;
 /// Segments behind that place that stay all the same.
 const BEHIND: usize = 32;
 
@@ -38,28 +39,25 @@ impl Part {
 }
 
 /// How to store a chunk, and what to remember of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) parts: Vec<Part>,
     pub(crate) slices: Vec<Slice>,
 }
 
-/// The parts of a chunk as far as it was looked at.
-#[derive(Debug, Default)]
-struct Parts(Vec<Part>);
-
-impl Parts {
-    fn add(&mut self, len: u32, known: Option<Place>) {
-        match (known, self.0.last_mut()) {
+impl Plan {
+    fn add(&mut self, slice: Slice, known: Option<Place>) {
+        match (known, self.parts.last_mut()) {
             (Some(place), Some(Part::Old(last)))
                 if last.chunk == place.chunk && last.offset + last.len == place.offset =>
             {
                 last.len += place.len;
             }
-            (Some(place), _) => self.0.push(Part::Old(place)),
-            (None, Some(Part::Fresh(fresh))) => *fresh += len,
-            (None, _) => self.0.push(Part::Fresh(len)),
+            (Some(place), _) => self.parts.push(Part::Old(place)),
+            (None, Some(Part::Fresh(fresh))) => *fresh += slice.len,
+            (None, _) => self.parts.push(Part::Fresh(slice.len)),
         }
+        self.slices.push(slice);
     }
 }
 
@@ -141,7 +139,7 @@ impl Window {
     pub(crate) fn plan(
         &mut self,
         by: &Slicer,
-        (chunk, plain): (&ChunkId, &[u8]),
+        (chunk, bytes): (&ChunkId, &[u8]),
         slices: &[Slice],
         at_hand: impl Fn(&ChunkId) -> bool,
     ) -> io::Result<Plan> {
@@ -157,33 +155,40 @@ impl Window {
             furthest = furthest.max(fits.then_some(*segment));
             fits.then_some(*place)
         };
-        let (mut parts, mut looked, mut misses, mut rest) = (Parts::default(), Vec::new(), 0, plain);
+        let (mut plan, mut misses, mut rest) = (Plan::default(), 0, bytes);
         for slice in slices {
             let (bytes, after) = rest.split_at(slice.len as usize);
             rest = after;
             let known = find(slice);
+            if known.is_some() {
+                misses = 0;
+            }
             if known.is_some() || misses == MISSES_MAX {
-                misses = if known.is_some() { 0 } else { misses };
-                parts.add(slice.len, known);
-                looked.push(*slice);
+                plan.add(*slice, known);
                 continue;
             }
             misses += 1;
             for fine in by.fine(bytes) {
                 let known = find(&fine);
-                misses = if known.is_some() { 0 } else { misses };
-                parts.add(fine.len, known);
-                looked.push(fine);
+                if known.is_some() {
+                    misses = 0;
+                }
+                plan.add(fine, known);
             }
         }
         if let Some(segment) = furthest {
             self.move_to(segment)?;
         }
-        let Parts(mut parts) = parts;
-        if !pays(&parts) {
-            parts = vec![Part::Fresh(slices.iter().map(|slice| slice.len).sum())];
+        if !pays(&plan.parts) {
+            plan.parts = vec![Part::Fresh(slices.iter().map(|slice| slice.len).sum())];
         }
-        Ok(Plan { parts, slices: looked })
+        Ok(plan)
+    }
+
+    /// How many slices are at hand.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.places.len()
     }
 }
 

@@ -3,7 +3,7 @@ use std::collections::VecDeque;
 use lifeboat_model::Digest;
 use proptest::prelude::*;
 
-use super::plan::{Part, Plan};
+use super::plan::{LOADED_MAX, Part, Plan};
 use super::*;
 
 const KEY: Secret = Secret([3; 32]);
@@ -173,6 +173,7 @@ fn a_window_over_very_many_slices_reaches_ahead_all_the_same() {
         let next: Vec<Slice> = (0..4000).map(|slice_of| slice(number + 8, slice_of)).collect();
         let plan = window.plan(&own, (&id(999), &bytes), &next, |_| true).expect("planned");
         assert_eq!(plan.parts, [Part::Old(Place { chunk: id(number + 8), offset: 0, len: 40_000 })], "{number}");
+        assert!(window.held() < LOADED_MAX + 4000, "{} are held", window.held());
     }
 }
 

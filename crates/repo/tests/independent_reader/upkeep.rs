@@ -150,7 +150,7 @@ impl Copy {
         Keys { identity: Some(new), ..Keys::default() }
     }
 
-    /// Damages a pack, which a repair finds; chunks that are lost come back with the next backup or copy.
+    /// Loses all index objects: a repair writes them anew.
     async fn repair(&self, identity: &Keys) {
         let keys = Keys { maintainer: self.fixture.maintainer().maintainer, ..identity.clone() };
         let (repository, ctx) = (self.open(&keys).await, self.context());

@@ -440,3 +440,22 @@ pub(super) fn failed(doing: &str, path: &EntryPath, error: Errno) -> SourceError
 fn io(error: Errno) -> Option<Box<dyn std::error::Error + Send + Sync>> {
     Some(Box::new(std::io::Error::from(error)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_early_flush_failed_of_is_told_by_the_last_one() {
+        let tree = tempfile::tempdir().expect("a directory");
+        let place = Place::new(Below::open(tree.path()).expect("opened"), false);
+        place.sync_ahead();
+        assert_eq!(place.sync(), Ok(()));
+        // A descriptor that only names a directory can be flushed by nobody.
+        let name = rustix::fs::open(tree.path(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).expect("opened");
+        place.mounts.lock().expect("free").insert(0, Arc::new(name));
+        place.sync_ahead();
+        place.mounts.lock().expect("free").clear();
+        assert_eq!(place.sync(), Err(Errno::BADF));
+    }
+}

@@ -196,10 +196,14 @@ impl Run<'_> {
         }
         drop(done);
         self.ctx.monitor.entries(1);
-        self.wrote(untold);
+        if became == Became::Restored {
+            self.wrote(untold);
+        } else {
+            self.ctx.monitor.bytes(untold);
+        }
     }
 
-    /// Tells of bytes that were written or compared.
+    /// Tells of bytes that were written, and has them brought to disk now and then.
     fn wrote(&self, bytes: u64) {
         self.ctx.monitor.bytes(bytes);
         let before = self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
