@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -11,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use lifeboat_model::EntryKind;
 use lifeboat_model::flow::{BodyError, BodyRead, Cancel, Monitor, PIECE_BYTES_MAX, Piece};
+use rustix::buffer::spare_capacity;
 use rustix::fs::{OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 use tokio::task::JoinHandle;
@@ -105,23 +105,24 @@ impl Cursor {
             return Ok(Some(Piece::Hole(hole)));
         }
         let wanted = (self.data_end - self.offset).min(PIECE_BYTES_MAX as u64);
-        let mut buffer = vec![0; usize::try_from(wanted).map_err(io::Error::other)?];
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.file.read_at(&mut buffer[filled..], self.offset + filled as u64) {
+        let wanted = usize::try_from(wanted).map_err(io::Error::other)?;
+        let mut buffer = Vec::with_capacity(wanted);
+        while buffer.len() < wanted {
+            let at = self.offset + buffer.len() as u64;
+            match rustix::io::pread(&*self.file, spare_capacity(&mut buffer), at) {
                 // Shorter than it was: the comparison afterwards tells.
                 Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
             }
         }
-        buffer.truncate(filled);
-        if filled == 0 {
+        // A vector may get more room than it asked for.
+        buffer.truncate(wanted);
+        if buffer.is_empty() {
             self.offset = self.end;
             return Ok(None);
         }
-        self.offset += filled as u64;
+        self.offset += buffer.len() as u64;
         Ok(Some(Piece::Data(Bytes::from(buffer))))
     }
 
