@@ -1,6 +1,9 @@
 //! How fast plain bytes become packs: the bare steps on every core against the writer, and how much
 //! memory the writer takes. `cargo bench -p lifeboat-repo --bench pipeline --features testing`.
 //!
+//! `TREE=DIR LEVEL=3` takes the files of a directory instead (1 GiB of them at most, in memory before the clock
+//! starts), and tells what the machine could do at best with a first backup of it.
+//!
 //! Packs are dropped as soon as they are put, so that neither disk nor memory of a store counts.
 //!
 //! Measured on 2 virtual cores under a load of 12, development profile (this crate at opt-level 1), so
@@ -14,7 +17,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,6 +30,7 @@ use lifeboat_model::flow::{Body, BodyError, BodyRead, Cancel, Clock, EntrySink, 
 use lifeboat_model::{EntryKind, EntryMeta, EntryPath, Fingerprint, RecoveryPoint, SourceName};
 use lifeboat_repo::chunker::{Chunker, Cut, Cutter};
 use lifeboat_repo::crypt::{Aead, Secret};
+use lifeboat_repo::pipeline::lane::Lane;
 use lifeboat_repo::testing::TestRepository;
 use lifeboat_repo::{Repository, Sealed, SnapshotHead, WriteOptions};
 use lifeboat_store::memory::MemoryStore;
@@ -32,7 +38,13 @@ use lifeboat_store::{Capabilities, Key, ObjectMeta, PutMode, Store, StoreError};
 use lifeboat_wire::clock::SystemClock;
 
 const SAMPLE_BYTES: usize = 96 << 20;
+const TREE_BYTES_MAX: usize = 1 << 30;
 const ROUNDS: usize = 5;
+
+/// zstd's level, `LEVEL` or the default.
+fn level() -> i32 {
+    std::env::var("LEVEL").map_or(1, |level| level.parse().expect("a number"))
+}
 
 /// Rows as `COPY` writes them: numbers, names, a date, a text with words that repeat.
 fn rows() -> Bytes {
@@ -124,36 +136,113 @@ fn pieces(sample: &Bytes) -> VecDeque<Bytes> {
     out
 }
 
-/// What has to be computed for each byte, one stream for each core, no queue and no pack.
+/// What has to be computed for each byte, on one thread, without queue and pack.
+struct Bare {
+    cutter: Cutter,
+    key: Secret,
+    aead: Aead,
+    lane: Lane,
+    number: u32,
+    buffer: BytesMut,
+}
+
+impl Bare {
+    fn new() -> Self {
+        let key = Secret([2; 32]);
+        Self {
+            cutter: Cutter::new(&Secret([1; 32])),
+            aead: Aead::new(&key),
+            key,
+            lane: Lane::new(level()).expect("a compressor"),
+            number: 0,
+            buffer: BytesMut::new(),
+        }
+    }
+
+    /// Stored bytes of a sample.
+    fn run(&mut self, sample: &Bytes, shape: Shape) -> usize {
+        let mut chunker = Chunker::new(self.cutter.clone(), shape);
+        let mut stored = 0;
+        for piece in pieces(sample) {
+            chunker.push(Piece::Data(piece));
+            stored += self.take(&mut chunker);
+        }
+        chunker.finish();
+        stored + self.take(&mut chunker)
+    }
+
+    fn take(&mut self, chunker: &mut Chunker) -> usize {
+        let mut stored = 0;
+        while let Some(cut) = chunker.next_cut() {
+            let Cut::Chunk(chunk) = cut else { continue };
+            std::hint::black_box(self.key.chunk_id(&chunk));
+            self.buffer.clear();
+            self.buffer.extend_from_slice(self.lane.compress(&chunk).1);
+            self.aead.seal_tail(self.number, &[], &mut self.buffer, 0);
+            self.number += 1;
+            stored += self.buffer.len();
+        }
+        stored
+    }
+}
+
+/// One stream for each core.
 fn bare(sample: &Bytes, shape: Shape, threads: usize) -> (Duration, usize) {
     let began = SystemClock.monotonic();
     let stored = std::thread::scope(|scope| {
-        let work = || {
-            let (cutter, key) = (Cutter::new(&Secret([1; 32])), Secret([2; 32]));
-            let (mut chunker, aead) = (Chunker::new(cutter, shape), Aead::new(&key));
-            let mut compressor = zstd::bulk::Compressor::new(1).expect("a compressor");
-            let (mut packed, mut stored, mut number) = (Vec::new(), 0, 0);
-            let mut buffer = BytesMut::new();
-            for piece in pieces(sample) {
-                chunker.push(Piece::Data(piece));
-                while let Some(Cut::Chunk(chunk)) = chunker.next_cut() {
-                    std::hint::black_box(key.chunk_id(&chunk));
-                    packed.clear();
-                    packed.reserve(zstd::zstd_safe::compress_bound(chunk.len()));
-                    compressor.compress_to_buffer(&chunk[..], &mut packed).expect("compressed");
-                    buffer.clear();
-                    buffer.extend_from_slice(if packed.len() < chunk.len() { &packed } else { &chunk });
-                    aead.seal_tail(number, &[], &mut buffer, 0);
-                    number += 1;
-                    stored += buffer.len();
-                }
-            }
-            stored
-        };
-        let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(|| Bare::new().run(sample, shape))).collect();
         running.into_iter().map(|thread| thread.join().expect("joined")).sum::<usize>()
     });
     (since(began), stored / threads)
+}
+
+/// The files of a directory, up to `TREE_BYTES_MAX`.
+fn files_below(directory: &Path, files: &mut Vec<Bytes>) {
+    let mut held: usize = files.iter().map(Bytes::len).sum();
+    for entry in std::fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            files_below(&path, files);
+            held = files.iter().map(Bytes::len).sum();
+        } else if held < TREE_BYTES_MAX {
+            let bytes = Bytes::from(std::fs::read(&path).expect("read"));
+            held += bytes.len();
+            files.push(bytes);
+        }
+    }
+}
+
+/// What the bare steps do with a tree of files, each core taking the next one.
+fn bare_tree(directory: &Path, cores: usize) {
+    let mut files = Vec::new();
+    files_below(directory, &mut files);
+    let bytes: usize = files.iter().map(Bytes::len).sum();
+    let round = || {
+        let (next, began) = (AtomicUsize::new(0), SystemClock.monotonic());
+        let work = || {
+            let (mut bare, mut stored) = (Bare::new(), 0);
+            while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+                stored += bare.run(file, Shape::Stream);
+            }
+            stored
+        };
+        let stored: usize = std::thread::scope(|scope| {
+            let running: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+            running.into_iter().map(|thread| thread.join().expect("joined")).sum()
+        });
+        (since(began), stored)
+    };
+    let rounds: Vec<_> = (0..ROUNDS).map(|_| round()).collect();
+    let stored = rounds[0].1;
+    let time = median(rounds.into_iter().map(|round| round.0).collect());
+    let rate = bytes as f64 / 1e6 / time.as_secs_f64();
+    println!(
+        "{} files, {} MB, level {}: bare {rate:.0} MB/s, {} MB stored",
+        files.len(),
+        bytes / 1_000_000,
+        level(),
+        stored / 1_000_000
+    );
 }
 
 struct Host {
@@ -187,7 +276,10 @@ impl Host {
             stack_run: None,
             system: BTreeMap::new(),
         };
-        opened.writer(head, WriteOptions::default(), context).await.expect("a run")
+        opened
+            .writer(head, WriteOptions { zstd_level: level(), ..WriteOptions::default() }, context)
+            .await
+            .expect("a run")
     }
 }
 
@@ -290,6 +382,10 @@ fn median(mut times: Vec<Duration>) -> Duration {
 
 fn main() {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if let Some(tree) = std::env::var_os("TREE") {
+        bare_tree(Path::new(&tree), cores);
+        return;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     println!("{cores} cores; small files first, so that the peak of memory is theirs");
     runtime.block_on(small_files(300_000, 8));

@@ -19,7 +19,7 @@ use crate::pack::PackKind;
 use crate::slices::{Slice, Slicer};
 
 pub(crate) mod known;
-mod lane;
+pub mod lane;
 mod packer;
 pub(crate) mod stop;
 pub(crate) mod upload;

@@ -207,8 +207,8 @@ impl Job<'_> {
             report.deleted_bytes += due.indexes.iter().map(|hash| self.index_bytes(hash)).sum::<u64>();
             report.deleted_bytes += small.map(|key| self.bytes(key)).sum::<u64>();
         }
-        report.deleted_objects += plan.stale.len() as u64;
-        report.deleted_bytes += plan.stale.iter().map(|key| self.bytes(key)).sum::<u64>();
+        report.deleted_objects += plan.stale.iter().flatten().count() as u64;
+        report.deleted_bytes += plan.stale.iter().flatten().map(|key| self.bytes(key)).sum::<u64>();
         report.repacked_packs += plan.repack.len() as u64;
         if plan.marks() {
             self.marked(plan, report);

@@ -11,7 +11,7 @@ use crate::pack::Codec;
 const SAMPLED: usize = 1024;
 
 /// A compressor and its output buffer.
-pub(super) struct Lane {
+pub struct Lane {
     compressor: Compressor<'static>,
     /// Whether the shortest match is chosen by what a chunk holds.
     tuned: bool,
@@ -19,7 +19,11 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(level: i32) -> std::io::Result<Self> {
+    /// A compressor of this level.
+    ///
+    /// # Errors
+    /// Where there is no memory for it, or zstd knows no such level.
+    pub fn new(level: i32) -> std::io::Result<Self> {
         let mut compressor = Compressor::new(level)?;
         let tuned = level == 3;
         if tuned {
@@ -32,7 +36,10 @@ impl Lane {
     }
 
     /// The stored form of a chunk: compressed where that saves more than a sixty-fourth.
-    pub(super) fn compress<'a>(&'a mut self, plain: &'a [u8]) -> (Codec, &'a [u8]) {
+    ///
+    /// # Panics
+    /// Never: zstd takes a parameter between two frames.
+    pub fn compress<'a>(&'a mut self, plain: &'a [u8]) -> (Codec, &'a [u8]) {
         let enough = plain.len() - plain.len() / 64;
         if self.tuned {
             let shortest = CParameter::MinMatch(shortest_match(plain));

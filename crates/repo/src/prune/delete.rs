@@ -85,13 +85,18 @@ async fn roots_are_known(job: &Job<'_>) -> Result<bool, RepoError> {
     Ok(roots.iter().all(|root| job.gathered.roots.contains(root.key.as_str())))
 }
 
-/// Deletes small objects that have done their duty.
-pub(super) async fn stale(job: &Job<'_>, keys: &[Key], report: &mut PruneReport) -> Result<(), RepoError> {
-    // One by one: their order matters.
-    for key in keys {
-        job.store.delete(key).await?;
-        report.deleted_objects += 1;
-        report.deleted_bytes += job.bytes(key);
+/// Deletes small objects that have done their duty, those of a group one after the other.
+pub(super) async fn stale(job: &Job<'_>, groups: &[Vec<Key>], report: &mut PruneReport) -> Result<(), RepoError> {
+    let each = |group| async move {
+        for key in group {
+            job.store.delete(key).await?;
+        }
+        Ok::<_, RepoError>(group)
+    };
+    let mut done = stream::iter(groups).map(each).buffer_unordered(DELETES);
+    while let Some(group) = done.try_next().await? {
+        report.deleted_objects += group.len() as u64;
+        report.deleted_bytes += group.iter().map(|key| job.bytes(key)).sum::<u64>();
     }
     Ok(())
 }

@@ -251,8 +251,8 @@ pub struct Plan {
     pub due: Vec<Due>,
     /// Marks that are not.
     pub waits: Vec<Wait>,
-    /// Small objects that nobody needs any more, in the order in which they go.
-    pub stale: Vec<Key>,
+    /// Small objects that nobody needs any more. Those of one group go in their order.
+    pub stale: Vec<Vec<Key>>,
     /// Packs for a new mark that hold nothing that a snapshot needs.
     pub garbage: Vec<(PackKind, ObjectHash)>,
     /// Packs that hold nothing that a snapshot needs, and that a run may still be about to use: they are too
@@ -426,11 +426,11 @@ fn superseded(view: &View, named: &[ObjectHash], gone: impl Fn(&ObjectHash) -> b
 }
 
 /// Small objects that have done their duty.
-fn stale(view: &View) -> Vec<Key> {
+fn stale(view: &View) -> Vec<Vec<Key>> {
     let long_ago = |time: Timestamp| later(later(time, view.grace), view.grace) < view.now;
     let mut stale = Vec::new();
     for run in view.runs.iter().filter(|run| !view.is_open(run) && long_ago(run.last_sign)) {
-        stale.extend(run.objects.iter().cloned());
+        stale.push(run.objects.clone());
     }
     let misleading = misleading_packs(view);
     for mark in view.marks.iter().filter(|mark| !has_work_left(view, mark)) {
@@ -440,14 +440,14 @@ fn stale(view: &View) -> Vec<Key> {
         }
         let newest = mark.deleting.iter().map(|(_, time)| *time).fold(mark.stored_at, Timestamp::max);
         if long_ago(newest) {
-            stale.push(crate::object::ObjectType::Mark.key(mark.hash));
-            stale.extend(mark.deleting.iter().map(|(key, _)| key.clone()));
+            let name = crate::object::ObjectType::Mark.key(mark.hash);
+            stale.push(std::iter::once(name).chain(mark.deleting.iter().map(|(key, _)| key.clone())).collect());
         }
     }
     // A void without a root: the root was deleted before, or never arrived.
     let roots: BTreeSet<_> = view.roots.iter().map(|root| root.hash).collect();
     let lost = view.verdicts.iter().filter(|v| v.void && !roots.contains(&v.snapshot) && long_ago(v.stored_at));
-    stale.extend(lost.map(|verdict| verdict.key.clone()));
+    stale.extend(lost.map(|verdict| vec![verdict.key.clone()]));
     stale
 }
 

@@ -1,25 +1,28 @@
 //! Packing anew what snapshots need of packs that are mostly waste. Records stay encrypted as they
 //! are: their keys hang on the packs that they came from.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use lifeboat_model::ChunkId;
 use lifeboat_store::StoreErrorKind;
 
-use super::live::LiveRecords;
+use super::live::{LiveRecord, LiveRecords};
 use super::plan::Plan;
 use super::reindex::Reindex;
 use super::{Job, PruneReport};
 use crate::error::RepoError;
-use crate::index::IndexPack;
-use crate::object::ObjectError;
+use crate::index::{IndexPack, blocking};
+use crate::object::{IndexKey, ObjectError};
 use crate::pack::{PackContents, PackKind, Repacker};
 use crate::scan::{PackSeen, scratch_error};
 use crate::sealed::check_hash;
 
 /// The length at which a pack is closed.
 const PACK_BYTES: usize = 32 << 20;
+/// How many packs are read at once: each is hashed on a core of its own.
+const PACKS_AHEAD: usize = 2;
 /// What a new pack sets aside: all that it may come to hold, so that it never grows by a copy.
 const CAPACITY_BYTES: usize = PACK_BYTES + (1 << 20);
 
@@ -34,19 +37,16 @@ pub(super) async fn repack(
     let wanted: BTreeSet<u32> =
         plan.repack.iter().filter_map(|(kind, hash)| job.gathered.scan.number_of(*kind, hash)).collect();
     let mut work = Work { job, open: None, index: Reindex::new(job), failed: BTreeSet::new(), report };
-    let mut group: Option<(u32, HashSet<ChunkId>)> = None;
-    while !wanted.is_empty() {
-        let next = live.next_of(job.number).map_err(scratch_error(&job.ctx.scratch))?;
-        if let Some((pack, ids)) = group.take_if(|(pack, _)| next.is_none_or(|record| record.pack != *pack)) {
-            work.pack(pack, &ids).await?;
+    let mut groups = Groups { job, live, wanted, next: None };
+    let mut reading = VecDeque::new();
+    loop {
+        while reading.len() < PACKS_AHEAD
+            && let Some((number, ids)) = groups.next()?
+        {
+            reading.push_back(work.read(number, ids));
         }
-        match next {
-            Some(record) if wanted.contains(&record.pack) => {
-                group.get_or_insert_with(|| (record.pack, HashSet::new())).1.insert(record.id);
-            }
-            Some(_) => {}
-            None => break,
-        }
+        let Some(read) = reading.pop_front() else { break };
+        work.pack(read).await?;
     }
     work.close().await?;
     let Work { mut index, failed, .. } = work;
@@ -55,6 +55,78 @@ pub(super) async fn repack(
     index.rewrite(&plan).await?;
     index.put().await?;
     Ok(plan)
+}
+
+/// The packs that are wanted, each with the records of it that snapshots need.
+struct Groups<'j, 'a> {
+    job: &'j Job<'a>,
+    live: &'j LiveRecords,
+    wanted: BTreeSet<u32>,
+    /// The first record of the pack after the last one.
+    next: Option<LiveRecord>,
+}
+
+impl Groups<'_, '_> {
+    fn next(&mut self) -> Result<Option<(u32, HashSet<ChunkId>)>, RepoError> {
+        if self.wanted.is_empty() {
+            return Ok(None);
+        }
+        let mut group: Option<(u32, HashSet<ChunkId>)> = None;
+        loop {
+            let next = match self.next.take() {
+                Some(record) => Some(record),
+                None => self.live.next_of(self.job.number).map_err(scratch_error(&self.job.ctx.scratch))?,
+            };
+            let Some(record) = next else { return Ok(group) };
+            match &mut group {
+                Some((pack, _)) if *pack != record.pack => {
+                    self.next = Some(record);
+                    return Ok(group);
+                }
+                Some((_, ids)) => drop(ids.insert(record.id)),
+                None if self.wanted.contains(&record.pack) => group = Some((record.pack, HashSet::from([record.id]))),
+                None => {}
+            }
+        }
+    }
+}
+
+/// A pack that is being read. It is given up when nobody waits for it any more.
+struct Reading {
+    number: u32,
+    pack: PackSeen,
+    read: AbortOnDrop,
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<Result<Found, RepoError>>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+enum Found {
+    Whole { bytes: Bytes, contents: PackContents, ids: HashSet<ChunkId> },
+    Damaged(ObjectError),
+    Gone,
+}
+
+/// The pack's contents, when it is whole and holds every record that it must.
+fn contents(
+    pack: &PackSeen,
+    bytes: &Bytes,
+    key: &IndexKey,
+    ids: &HashSet<ChunkId>,
+) -> Result<PackContents, ObjectError> {
+    check_hash(pack.hash, bytes)?;
+    let contents = PackContents::parse(pack.kind, bytes, |domain| (domain == key.domain).then_some(key))?;
+    let held: HashSet<_> = contents.trailer.records.iter().map(|record| record.id).collect();
+    if ids.is_subset(&held) {
+        Ok(contents)
+    } else {
+        Err(ObjectError::malformed("an index names a record in it that it does not hold"))
+    }
 }
 
 struct Work<'j, 'a, 'r> {
@@ -66,45 +138,43 @@ struct Work<'j, 'a, 'r> {
 }
 
 impl Work<'_, '_, '_> {
+    /// Begins to read a pack and to check that it is whole and holds every record that it must.
+    fn read(&self, number: u32, ids: HashSet<ChunkId>) -> Reading {
+        let pack = self.job.gathered.scan.packs[number as usize];
+        let (store, key) = (Arc::clone(self.job.store), self.job.index_key().clone());
+        let read = tokio::spawn(async move {
+            let bytes = match store.get(&pack.key(), None).await {
+                Ok(bytes) => bytes,
+                Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(Found::Gone),
+                Err(error) => return Err(error.into()),
+            };
+            let found = move || match contents(&pack, &bytes, &key, &ids) {
+                Ok(contents) => Ok(Found::Whole { bytes, contents, ids }),
+                Err(error) => Ok(Found::Damaged(error)),
+            };
+            blocking(found).await
+        });
+        Reading { number, pack, read: AbortOnDrop(read) }
+    }
+
     /// Moves the needed records of one pack.
-    async fn pack(&mut self, number: u32, ids: &HashSet<ChunkId>) -> Result<(), RepoError> {
+    async fn pack(&mut self, mut reading: Reading) -> Result<(), RepoError> {
         if self.job.ctx.cancel.is_cancelled() {
             return Err(RepoError::Busy { what: "the repository, by a prune that was asked to stop,".to_owned() });
         }
-        let pack = self.job.gathered.scan.packs[number as usize];
-        let bytes = match self.job.store.get(&pack.key(), None).await {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind == StoreErrorKind::NotFound => {
-                self.failed.insert(number);
-                return Ok(());
-            }
-            Err(error) => return Err(error.into()),
-        };
-        match self.contents(&pack, &bytes, ids) {
-            Ok(contents) => {
+        let found =
+            (&mut reading.read.0).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+        match found {
+            Found::Whole { bytes, contents, ids } => {
                 self.report.repacked_packs += 1;
-                self.move_records(&pack, &bytes, &contents, ids).await
+                return self.move_records(&reading.pack, &bytes, &contents, &ids).await;
             }
-            Err(error) => {
-                // The pack stays as it is.
-                self.failed.insert(number);
-                self.report.problem(format!("{}: {error}", pack.key()));
-                Ok(())
-            }
+            // It stays as it is.
+            Found::Damaged(error) => self.report.problem(format!("{}: {error}", reading.pack.key())),
+            Found::Gone => {}
         }
-    }
-
-    /// The pack's contents, when it is whole and holds every record that it must.
-    fn contents(&self, pack: &PackSeen, bytes: &Bytes, ids: &HashSet<ChunkId>) -> Result<PackContents, ObjectError> {
-        check_hash(pack.hash, bytes)?;
-        let key = self.job.index_key();
-        let contents = PackContents::parse(pack.kind, bytes, |domain| (domain == key.domain).then_some(key))?;
-        let held: HashSet<_> = contents.trailer.records.iter().map(|record| record.id).collect();
-        if ids.is_subset(&held) {
-            Ok(contents)
-        } else {
-            Err(ObjectError::malformed("an index names a record in it that it does not hold"))
-        }
+        self.failed.insert(reading.number);
+        Ok(())
     }
 
     async fn move_records(

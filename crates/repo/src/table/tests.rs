@@ -48,6 +48,22 @@ fn a_million_keys_are_found_in_little_memory_and_missing_ones_are_not() {
 }
 
 #[test]
+fn a_damaged_block_is_never_taken_for_sound_however_often_it_is_asked_for() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let rows = numbered(150);
+    drop(table(directory.path(), &rows, 8));
+    let path = directory.path().join("t");
+    let mut bytes = std::fs::read(&path).expect("read");
+    bytes[KEY_BYTES + 3] ^= 1;
+    File::create(&path).expect("opened").write_all(&bytes).expect("written");
+    let table = Table::open(&path, 8).expect("its head is whole");
+    for round in 0..3 {
+        let asked = table.contains(&rows[1].0);
+        assert!(matches!(asked, Err(TableError::Damaged { .. })), "round {round}: {asked:?}");
+    }
+}
+
+#[test]
 fn every_flipped_byte_is_noticed_and_every_cut() {
     let directory = tempfile::tempdir().expect("a directory");
     let rows = numbered(150);

@@ -46,7 +46,9 @@ mod tests {
     use std::sync::Arc;
 
     use lifeboat_model::{EntryMeta, EntryPath};
+    use rustix::fs::XattrFlags;
 
+    use super::super::tests::skipped;
     use super::super::walk::Found;
     use super::*;
 
@@ -70,5 +72,35 @@ mod tests {
             "{filled:?}"
         );
         assert!(matches!(filled[2], Event::Socket), "{filled:?}");
+    }
+
+    #[test]
+    fn an_attribute_that_cannot_be_read_is_told_beside_its_entry() {
+        use std::os::unix::fs::PermissionsExt;
+        let tree = tempfile::tempdir().expect("a directory");
+        std::fs::set_permissions(tree.path(), std::fs::Permissions::from_mode(0o755)).expect("opened to all");
+        let file = File::create(tree.path().join("secret")).expect("made");
+        if let Err(error) = rustix::fs::fsetxattr(&file, "user.note", b"x", XattrFlags::empty()) {
+            let why = format!("no extended attributes here [cannot be had]: {error}");
+            return skipped("an_attribute_that_cannot_be_read", &why);
+        }
+        file.set_permissions(std::fs::Permissions::from_mode(0o0)).expect("closed to all");
+        let dir = Arc::new(OwnedFd::from(File::open(tree.path()).expect("opened")));
+        let stat = rustix::fs::statat(&dir, "secret", AtFlags::SYMLINK_NOFOLLOW).expect("looked at");
+        let path = EntryPath::new(&b"secret"[..]).expect("a path");
+        let meta = EntryMeta::new(EntryKind::File);
+        let found = Event::Found(Box::new(Found { path, stat, meta, dir: Some(dir), bare: true }));
+        // Of root nothing is hidden, so a thread of its own becomes nobody.
+        let fill = move || {
+            if rustix::process::geteuid().is_root() {
+                let nobody = rustix::process::Uid::from_raw(65534);
+                rustix::thread::set_thread_res_uid(nobody, nobody, nobody).expect("another user");
+            }
+            fill_in(vec![found])
+        };
+        let filled = std::thread::spawn(fill).join().expect("joined");
+        let [Event::Found(found), Event::Problem(path, what)] = &filled[..] else { panic!("{filled:?}") };
+        assert!(!found.bare && found.meta.xattrs.is_empty(), "{found:?}");
+        assert!(path.name() == b"secret" && what.contains("user.note cannot be read"), "{what}");
     }
 }

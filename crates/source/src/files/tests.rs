@@ -106,6 +106,6 @@ fn put(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) {
 }
 
 #[expect(clippy::print_stdout, reason = "a test that was skipped says so")]
-fn skipped(test: &str, why: &str) {
+pub(super) fn skipped(test: &str, why: &str) {
     println!("SKIPPED {test}: {why}");
 }

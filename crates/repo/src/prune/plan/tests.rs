@@ -183,7 +183,7 @@ fn a_mark_stays_while_an_index_object_names_a_pack_that_it_had_deleted() {
     let kept = decide(&view);
     assert!(kept.stale.is_empty() && kept.supersede.is_empty(), "writers avoid the pack by the mark alone: {kept:?}");
     view.indexes = vec![index(31, &[(1, 99)])];
-    assert_eq!(decide(&view).stale, [crate::object::ObjectType::Mark.key(hash(9))]);
+    assert_eq!(decide(&view).stale, [[crate::object::ObjectType::Mark.key(hash(9))]]);
     // Where the mark is gone all the same, the index goes at once.
     view.indexes = vec![index(30, &[(1, 99), (2, 1)])];
     view.marks.clear();
