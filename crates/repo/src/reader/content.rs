@@ -29,6 +29,31 @@ const RECENT_BYTES: usize = 8 << 20;
 /// A chunk's plain bytes, for one extent or several.
 type Fetched = Shared<BoxFuture<'static, Result<Bytes, Arc<RepoError>>>>;
 
+/// The chunks that were asked for last.
+#[derive(Default)]
+struct Recent(VecDeque<(ChunkId, Fetched)>);
+
+impl Recent {
+    /// The chunk, which counts as the newest from now on.
+    fn get(&mut self, id: &ChunkId) -> Option<Fetched> {
+        let at = self.0.iter().position(|(recent, _)| recent == id)?;
+        let found = self.0.remove(at)?;
+        let fetched = found.1.clone();
+        self.0.push_back(found);
+        Some(fetched)
+    }
+
+    fn push(&mut self, id: ChunkId, fetched: Fetched) {
+        let bytes = |fetched: &Fetched| fetched.peek().and_then(|done| done.as_ref().ok()).map_or(0, Bytes::len);
+        let mut held: usize = self.0.iter().map(|(_, fetched)| bytes(fetched)).sum();
+        while self.0.len() == RECENT_CHUNKS || held > RECENT_BYTES {
+            let Some((_, oldest)) = self.0.pop_front() else { break };
+            held -= bytes(&oldest);
+        }
+        self.0.push_back((id, fetched));
+    }
+}
+
 /// An extent on its way.
 enum Slot {
     Hole(u64),
@@ -58,20 +83,14 @@ struct Window<'r> {
     waiting: Option<Extent>,
     slots: VecDeque<Slot>,
     bytes: u64,
-    recent: VecDeque<(ChunkId, Fetched)>,
+    recent: Recent,
 }
 
 impl Window<'_> {
     fn fetch(&mut self, id: ChunkId) -> Fetched {
         let ahead = self.reader.fetcher.ahead(id);
         let fetched = ahead.plain().map(|plain| plain.map_err(Arc::new)).boxed().shared();
-        let bytes = |fetched: &Fetched| fetched.peek().and_then(|done| done.as_ref().ok()).map_or(0, Bytes::len);
-        let mut held: usize = self.recent.iter().map(|(_, fetched)| bytes(fetched)).sum();
-        while self.recent.len() == RECENT_CHUNKS || held > RECENT_BYTES {
-            let Some((_, oldest)) = self.recent.pop_front() else { break };
-            held -= bytes(&oldest);
-        }
-        self.recent.push_back((id, fetched.clone()));
+        self.recent.push(id, fetched.clone());
         fetched
     }
 
@@ -86,10 +105,7 @@ impl Window<'_> {
             let slot = match extent {
                 Extent::Hole(len) => Slot::Hole(len),
                 Extent::Chunk { id, offset, len } => {
-                    let known = self.recent.iter().position(|(recent, _)| *recent == id);
-                    if let Some(known) = known.and_then(|at| self.recent.remove(at)) {
-                        let fetched = known.1.clone();
-                        self.recent.push_back(known);
+                    if let Some(fetched) = self.recent.get(&id) {
                         Slot::Chunk { fetched, offset, len, room: None, ahead_bytes: 0 }
                     } else {
                         // All reads share the room for what is fetched ahead. The chunk that the sink
@@ -112,8 +128,8 @@ impl Window<'_> {
 
 pub(super) async fn read(reader: &SnapshotReader, entry: &Entry, sink: &mut dyn ContentSink) -> Result<u64, ReadError> {
     let extents = Extents::new(&reader.fetcher, &entry.path, content_of(entry)?);
-    let (slots, recent) = (VecDeque::new(), VecDeque::new());
-    let mut window = Window { reader, extents, waiting: None, slots, bytes: 0, recent };
+    let mut window =
+        Window { reader, extents, waiting: None, slots: VecDeque::new(), bytes: 0, recent: Recent::default() };
     let mut total = 0;
     loop {
         window.fill().await?;
@@ -151,4 +167,38 @@ async fn hand_out(
         sink.piece(Piece::Data(piece)).await.map_err(ReadError::Receiver)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u32) -> ChunkId {
+        (*blake3::hash(&number.to_le_bytes()).as_bytes()).into()
+    }
+
+    async fn push(recent: &mut Recent, number: u32, length: usize) {
+        let plain = Bytes::from(vec![0; length]);
+        let fetched = std::future::ready(Ok(plain)).boxed().shared();
+        fetched.clone().await.expect("ready");
+        recent.push(id(number), fetched);
+    }
+
+    #[tokio::test]
+    async fn the_chunks_asked_for_last_are_at_hand_and_no_more_of_them_than_memory_has_room_for() {
+        let mut recent = Recent::default();
+        for number in 0..1000 {
+            push(&mut recent, number, 1000).await;
+            // The first is asked for all the time.
+            assert!(recent.get(&id(0)).is_some(), "after {number}");
+        }
+        assert_eq!(recent.0.len(), RECENT_CHUNKS);
+        assert!(recent.get(&id(999)).is_some() && recent.get(&id(800)).is_none());
+        for number in 2000..2100 {
+            push(&mut recent, number, 1 << 20).await;
+        }
+        let largest = (RECENT_BYTES >> 20) + 1;
+        assert!(recent.0.len() <= largest, "{} of a MiB", recent.0.len());
+        assert!(recent.get(&id(2099)).is_some() && recent.get(&id(2094)).is_some());
+    }
 }

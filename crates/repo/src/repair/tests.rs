@@ -9,8 +9,12 @@ use lifeboat_store::{PutMode, Store};
 use lifeboat_testkit::context::FakeClock;
 
 use super::*;
+use crate::change::Owner;
 use crate::check::check;
 use crate::copy::Copier;
+use crate::join::{Scope, request_writer};
+use crate::open::{Keys, open_access};
+use crate::owner::DomainChoice;
 use crate::testing::TestRepository;
 use crate::tiny::{Files, context, files, open, restore};
 use crate::writer::{SnapshotHead, WriteOptions};
@@ -196,6 +200,44 @@ async fn the_next_backup_stores_what_the_sources_still_have() {
         pair.is_whole(&store, how).await;
         let quarantines: Vec<_> = store.list("quarantine/").try_collect().await.expect("listed");
         assert_eq!(quarantines, [], "nothing is stored a third time");
+    }
+}
+
+/// Lists what repairs told writers.
+async fn told(store: &Arc<dyn Store>) -> Vec<Key> {
+    let listed: Vec<_> = store.list("quarantine/").try_collect().await.expect("listed");
+    listed.into_iter().map(|object: lifeboat_store::ObjectMeta| object.key).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repair_that_told_one_domain_and_died_is_gone_on_with() {
+    let mut pair = Pair::new().await;
+    let store = Arc::clone(&pair.one.store);
+    let wish = Scope { stack: TestRepository::stack(), sources: vec![] };
+    let (pending, request) = request_writer(&store, "another", wish.clone()).await.expect("a request");
+    let (key, now) = (pair.one.owner.clone(), TestRepository::start());
+    let owner = Owner { store: &store, key: &key, remembered: None, forget_roster: false, now, exported: None };
+    let (grant, _) = owner.add_writer(&request, DomainChoice::New, &[wish]).await.expect("added");
+    let opened = async |keys: Keys| open_access(&store, &keys, None).await.expect("opened").access;
+    let writer = Some(grant.accept(&pending).expect("a writer"));
+    pair.one.writer = opened(Keys { writer, ..Keys::default() }).await;
+    let (maintainer, identity) = (Some(pair.one.maintainer_key.clone()), Some(pair.one.owner.identity.clone()));
+    pair.one.all = opened(Keys { maintainer, identity, ..Keys::default() }).await;
+    pair.backup_on(&store, &files(7, &["x"], 40)).await;
+
+    let lost = pair.keys("data/").await.into_iter().max_by_key(|key| key.as_str().len()).expect("a pack");
+    store.delete(&lost).await.expect("deleted");
+    let target = open(&store, &pair.one.all, &pair.ctx).await;
+    let left = Repair::look(&target, READ_DATA, &[], &pair.ctx).await.expect("looked");
+    assert!(left.lost_chunks() > 0);
+    left.quarantine(&target, &pair.ctx).await.expect("told");
+    let both = told(&store).await;
+    assert_eq!(both.len(), 2, "one for each domain");
+    for missed in &both {
+        store.delete(missed).await.expect("deleted");
+        let again = Repair::look(&target, READ_DATA, &[], &pair.ctx).await.expect("looked");
+        again.quarantine(&target, &pair.ctx).await.expect("told");
+        assert_eq!(told(&store).await.len(), 2, "the domain of {missed} is told");
     }
 }
 

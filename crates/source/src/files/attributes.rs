@@ -91,14 +91,14 @@ mod tests {
         let meta = EntryMeta::new(EntryKind::File);
         let found = Event::Found(Box::new(Found { path, stat, meta, dir: Some(dir), bare: true }));
         // Of root nothing is hidden, so a thread of its own becomes nobody.
-        let fill = move || {
+        let become_nobody_and_ask = move || {
             if rustix::process::geteuid().is_root() {
                 let nobody = rustix::process::Uid::from_raw(65534);
                 rustix::thread::set_thread_res_uid(nobody, nobody, nobody).expect("another user");
             }
             fill_in(vec![found])
         };
-        let filled = std::thread::spawn(fill).join().expect("joined");
+        let filled = std::thread::spawn(become_nobody_and_ask).join().expect("joined");
         let [Event::Found(found), Event::Problem(path, what)] = &filled[..] else { panic!("{filled:?}") };
         assert!(!found.bare && found.meta.xattrs.is_empty(), "{found:?}");
         assert!(path.name() == b"secret" && what.contains("user.note cannot be read"), "{what}");
