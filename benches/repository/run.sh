@@ -147,14 +147,14 @@ paged() {
   done
 }
 
-# Each run prunes the same history. Lifeboat waits for its grace period, here a second, between its two steps: the
+# Each run prunes the same history. Lifeboat waits for its grace period, here 20 seconds, between its two steps: the
 # wait is left out, both steps count.
 prune() {
   local tool number run keep=${KEEP:-65} beside
   for tool in "${tools[@]}"; do
     rm -rf "$data"
     "$make_data" mixed "$data" "${MEGABYTES_PRUNE:-128}" 42
-    KEEP=$keep GRACE=1s init "$tool"
+    KEEP=$keep GRACE=20s init "$tool"
     for number in $(seq "${SNAPSHOTS:-365}"); do
       "$make_data" change "$data" 4 "$number"
       tool_backup "$tool" "$data" "n-$number" >"$work/out" 2>&1 || { echo "$tool: backup $number failed" >&2; tail -3 "$work/out" >&2; }
@@ -166,7 +166,7 @@ prune() {
       cp -a "$work/$tool.history" "$work/$tool"
       timed prune "$tool" tool_prune "$tool" "$keep"
       if [ "$tool" = lifeboat ]; then
-        sleep 1.5
+        sleep 20.5
         timed prune "$tool" tool_free
         add_last_two
       fi
