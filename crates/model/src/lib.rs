@@ -15,6 +15,7 @@ pub mod restore;
 pub mod retention;
 pub mod schedule;
 pub mod snapshot;
+pub mod store_options;
 pub mod target;
 pub mod words;
 

@@ -82,7 +82,7 @@ async fn reads_ranges(store: &dyn Store) {
     }
     for range in [10..11, 11..12, 4..4, u64::MAX - 1..u64::MAX] {
         let error = store.get(&key, Some(range.clone())).await.expect_err("a range without bytes is refused");
-        assert_eq!(error.kind, StoreErrorKind::BadRange, "{range:?}");
+        assert_eq!(error.kind, StoreErrorKind::BadRange, "{range:?}: {error:?}");
     }
 }
 

@@ -2,18 +2,24 @@
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
+
+pub mod blobs;
+mod cloud;
 pub mod local;
 pub mod memory;
+pub mod s3;
 pub mod url;
 pub mod wrap;
 
 use std::fmt;
 use std::ops::Range;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
+use lifeboat_wire::http::RequestError;
 
 /// The name of an object: lower-case letters, digits, `-` and `.` in components joined by `/`,
 /// none of which starts with `.`; at most 200 bytes.
@@ -90,7 +96,7 @@ pub struct Capabilities {
     /// [`PutMode::CreateNew`] is refused by the store itself when the name is taken.
     pub conditional_put: bool,
     /// For how long after a put or delete a list may still miss it.
-    pub list_staleness: std::time::Duration,
+    pub list_staleness: Duration,
     /// Whether a client with full access can still not delete or replace.
     pub immutability: Immutability,
 }
@@ -181,9 +187,21 @@ impl StoreError {
         Self { kind, operation, key: key.to_string(), store: store.to_string(), source: source.into() }
     }
 
+    /// For how long the store does not want to be asked again, where it said so.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match RequestError::within(&*self.source) {
+            Some(RequestError::Answer(answer)) => answer.retry_after,
+            _ => None,
+        }
+    }
+
     /// What the person could try next.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
+        if let Some(hint) = RequestError::within(&*self.source).and_then(RequestError::hint) {
+            return Some(hint);
+        }
         match self.kind {
             StoreErrorKind::Denied => Some("check that this user or account may do this in the store"),
             StoreErrorKind::Full => Some("free space in the store, or run forget and prune, and try again"),

@@ -1,14 +1,18 @@
 //! What tests and benches share: data makers, fakes beside the real thing, launchers of real
 //! servers. Never a dependency of the product.
 
+pub mod azure;
 pub mod bench_data;
+mod ceph;
 pub mod content;
 pub mod context;
 pub mod crash;
+pub mod daemon;
 pub mod effort;
 pub mod log;
 pub mod pause;
 pub mod postgres;
+pub mod s3;
 pub mod snapshot;
 pub mod stale;
 pub mod tree;

@@ -41,7 +41,12 @@ impl<'a> Backoff<'a> {
 
     /// The next wait, or `None` when it would end after the budget.
     pub fn next_wait(&mut self) -> Option<Duration> {
-        let wait = jittered(self.bound);
+        self.next_wait_of(Duration::ZERO)
+    }
+
+    /// The same, and at least `least`, which the other side asked for.
+    pub fn next_wait_of(&mut self, least: Duration) -> Option<Duration> {
+        let wait = jittered(self.bound).max(least);
         self.bound = self.bound.saturating_mul(2).min(self.policy.longest);
         let ends = self.clock.monotonic().saturating_sub(self.started).saturating_add(wait);
         (ends <= self.policy.budget).then_some(wait)

@@ -13,7 +13,8 @@ use lifeboat_wire::backoff::{Backoff, BackoffPolicy};
 use crate::{Capabilities, Key, ObjectMeta, PutMode, Store, StoreError, StoreErrorKind};
 
 /// Tries again what failed with [`StoreErrorKind::Transient`], with the same bytes. Lists are tried
-/// again only while they have yielded nothing. Immutability is that of the inner store.
+/// again only while they have yielded nothing. What the store asks to
+/// wait is waited at least. Immutability is that of the inner store.
 #[derive(Debug)]
 pub struct Retry {
     inner: Arc<dyn Store>,
@@ -37,7 +38,9 @@ impl Retry {
         loop {
             match call(tries).await {
                 Err(error) if error.kind == StoreErrorKind::Transient => {
-                    let Some(wait) = backoff.next_wait() else { return Err(error) };
+                    let Some(wait) = backoff.next_wait_of(error.retry_after().unwrap_or_default()) else {
+                        return Err(error);
+                    };
                     tracing::debug!(%error, source = %error.source, ?wait, "the store is tried again");
                     tokio::time::sleep(wait).await;
                     tries += 1;
@@ -106,6 +109,7 @@ mod tests {
     use crate::memory::MemoryStore;
     use crate::wrap::{Fault, Faulty};
     use lifeboat_wire::clock::SystemClock;
+    use lifeboat_wire::http::{Answer, RequestError};
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Duration;
 
@@ -160,6 +164,23 @@ mod tests {
             let error = store.put(&key, Bytes::new(), PutMode::Replace).await.expect_err("failed");
             assert_eq!(error.kind, kind);
         }
+    }
+
+    #[tokio::test]
+    async fn it_waits_as_long_as_the_store_asks_and_not_beyond_the_budget() {
+        let asked = |wait| {
+            let (code, message) = ("SlowDown".to_owned(), String::new());
+            let answer = Answer { status: 503, code, message, region: None, retry_after: Some(wait) };
+            StoreError::new(StoreErrorKind::Transient, "get", "x", &"memory", RequestError::Answer(answer))
+        };
+        let store = retry(Arc::new(MemoryStore::default()));
+        let started = tokio::time::Instant::now();
+        let wait = Duration::from_millis(60);
+        store.retried(|tries| async move { if tries == 0 { Err(asked(wait)) } else { Ok(()) } }).await.expect("passes");
+        assert!(started.elapsed() >= wait);
+        let beyond = store.retried(|_| async { Err::<(), _>(asked(Duration::from_hours(1))) }).await;
+        assert_eq!(beyond.expect_err("the budget is 5 seconds").kind, StoreErrorKind::Transient);
+        assert!(started.elapsed() < Duration::from_secs(5), "it does not wait in vain");
     }
 
     #[tokio::test]

@@ -1,0 +1,4 @@
+//! The stores of clouds, on real servers.
+
+mod azure;
+mod s3;
