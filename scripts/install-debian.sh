@@ -6,7 +6,7 @@ want=(cc:gcc make:make pkg-config:pkg-config)
 if [ "${1:-}" != build ]; then
   want+=(/usr/lib/postgresql/15/bin/postgres:postgresql-15 /usr/lib/postgresql/15/bin/pg_dump:postgresql-client-15
     /usr/lib/postgresql/15/lib/pgcrypto.so:postgresql-15 setfacl:acl setfattr:attr setpriv:util-linux runuser:util-linux
-    ceph-mon:ceph-mon ceph-osd:ceph-osd radosgw:radosgw ceph:ceph-common)
+    ceph-mon:ceph-mon ceph-osd:ceph-osd radosgw:radosgw ceph:ceph-common sshd:openssh-server ssh-keygen:openssh-client)
 fi
 missing=()
 for pair in "${want[@]}"; do

@@ -9,7 +9,7 @@ use lifeboat_engine::catalog::Catalog;
 use lifeboat_engine::keys::AskPassphrase;
 use lifeboat_engine::scratch::Scratch;
 use lifeboat_engine::{Host, JobError};
-use lifeboat_model::config::StackConfig;
+use lifeboat_model::config::{StackConfig, StoreOptions};
 use lifeboat_model::flow::{Cancel, RunContext};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -215,6 +215,11 @@ impl Running {
 #[expect(clippy::disallowed_methods, reason = "the command line is the one place that reads the environment")]
 pub(crate) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
+}
+
+/// How stores are reached where no configuration says so.
+pub(crate) fn usual_store_options() -> StoreOptions {
+    StoreOptions { ssh: config::usual_ssh(&environment) }
 }
 
 pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Failure> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use jiff::tz::TimeZone;
-use lifeboat_model::config::{PortableConfig, RepositoryConfig, Role, SecretUrl, StackConfig};
+use lifeboat_model::config::{PortableConfig, RepositoryConfig, Role, SecretUrl, StackConfig, StoreOptions};
 use lifeboat_model::{SnapshotSummary, StackName};
 use serde::Serialize;
 
@@ -43,8 +43,8 @@ pub struct RecoveredStack {
 /// # Panics
 /// Never: the stack's stand-in is a name.
 #[must_use]
-pub fn bare_config(url: &SecretUrl, identity_file: &Path, state_dir: &Path) -> StackConfig {
-    let repository = RepositoryConfig { identity_file: Some(identity_file.to_owned()), ..bare(url) };
+pub fn bare_config(url: &SecretUrl, store: &StoreOptions, identity_file: &Path, state_dir: &Path) -> StackConfig {
+    let repository = RepositoryConfig { identity_file: Some(identity_file.to_owned()), ..bare(url, store) };
     StackConfig {
         stack: StackName::new("recover").expect("the word is a name"),
         role: Role::Restore,

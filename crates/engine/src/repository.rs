@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lifeboat_model::config::{RepositoryConfig, SecretUrl};
+use lifeboat_model::config::{RepositoryConfig, SecretUrl, StoreOptions};
 use lifeboat_model::flow::EntryReader;
 use lifeboat_model::{Digest, ObjectHash, SnapshotId, SourceName, StackName};
 use lifeboat_repo::access::DomainKeys;
@@ -150,12 +150,12 @@ pub async fn find_repository(config: &RepositoryConfig) -> Result<Arc<dyn Store>
 ///
 /// # Errors
 /// As [`find_repository`]; [`RepoError::NoRepository`] where there is none.
-pub async fn find_by_url(url: &SecretUrl) -> Result<Arc<dyn Store>, JobError> {
-    find_repository(&bare(url)).await.map_err(elsewhere)
+pub async fn find_by_url(url: &SecretUrl, store: &StoreOptions) -> Result<Arc<dyn Store>, JobError> {
+    find_repository(&bare(url, store)).await.map_err(elsewhere)
 }
 
 /// A repository of which nothing but the URL is known, which is its name as well.
-pub(crate) fn bare(url: &SecretUrl) -> RepositoryConfig {
+pub(crate) fn bare(url: &SecretUrl, store: &StoreOptions) -> RepositoryConfig {
     RepositoryConfig {
         name: url.to_string(),
         url: url.clone(),
@@ -164,6 +164,7 @@ pub(crate) fn bare(url: &SecretUrl) -> RepositoryConfig {
         identity_file: None,
         retention: None,
         zstd_level: 1,
+        store: store.clone(),
     }
 }
 
@@ -179,7 +180,7 @@ pub(crate) fn elsewhere(error: JobError) -> JobError {
 }
 
 fn open_store(config: &RepositoryConfig) -> Result<Arc<dyn Store>, JobError> {
-    lifeboat_store::url::open_store(config.url.expose()).map_err(|source| match source {
+    lifeboat_store::url::open_store(config.url.expose(), &config.store).map_err(|source| match source {
         OpenError::Store(error) if error.kind == StoreErrorKind::NotFound => not_initialised(config, None),
         source => JobError::Store { repository: config.name.clone(), source },
     })

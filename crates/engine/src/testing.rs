@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use lifeboat_model::config::{
-    FilesConfig, PortableConfig, RepositoryConfig, Role, SecretUrl, SourceConfig, SourceKind, StackConfig,
+    FilesConfig, PortableConfig, RepositoryConfig, Role, SecretUrl, SourceConfig, SourceKind, StackConfig, StoreOptions,
 };
 use lifeboat_model::retention::RetentionPolicy;
 use lifeboat_model::{Digest, SnapshotId, SnapshotSummary, SourceName, StackName};
@@ -61,6 +61,7 @@ pub(crate) fn config(dir: &Path, sources: &[&str]) -> StackConfig {
         identity_file: Some(dir.join("identity.key")),
         retention: Some(RetentionPolicy { keep_last: 2, ..RetentionPolicy::default() }),
         zstd_level: 1,
+        store: StoreOptions::default(),
     };
     StackConfig {
         stack: stack("farajaland"),

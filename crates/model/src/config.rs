@@ -106,6 +106,34 @@ pub struct RepositoryConfig {
     pub retention: Option<RetentionPolicy>,
     /// Compression level of zstd, -7 to 22; 1 by default.
     pub zstd_level: i32,
+    /// How its store is reached.
+    pub store: StoreOptions,
+}
+
+/// How a store is reached, beside its URL.
+#[derive(Clone, Debug, Default)]
+pub struct StoreOptions {
+    /// For servers behind SSH.
+    pub ssh: SshOptions,
+}
+
+/// Who logs in at an SSH server, and by what the server is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SshOptions {
+    /// Private key; `None` = those of `~/.ssh/config`, the agent's, and the usual files in `~/.ssh`.
+    pub private_key_file: Option<PathBuf>,
+    /// File that holds the passphrase of the private key.
+    pub passphrase_file: Option<PathBuf>,
+    /// File of host keys; `None` = `~/.ssh/known_hosts` and `/etc/ssh/ssh_known_hosts`.
+    pub known_hosts_file: Option<PathBuf>,
+    /// The host's public key as `ssh-ed25519 AAAA...`; goes before every file.
+    pub host_key: Option<String>,
+    /// Where `.ssh` is.
+    pub home: Option<PathBuf>,
+    /// Socket of the agent.
+    pub agent_socket: Option<PathBuf>,
+    /// Who logs in where neither the URL nor `~/.ssh/config` says it.
+    pub local_user: Option<String>,
 }
 
 /// One datastore that is backed up.

@@ -283,7 +283,7 @@ impl RepoError {
 
     /// What a person can do.
     #[must_use]
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<&str> {
         match self {
             Self::NoRepository { .. } => Some("check the URL, and that the disk of the store is mounted"),
             Self::FormatMissing { .. } => Some(FORMAT_BACK),
@@ -326,6 +326,7 @@ impl RepoError {
             Self::KeyFile { source, .. } => source.hint(),
             Self::Busy { .. } => Some("try again when it is done"),
             Self::Usage { hint, .. } => *hint,
+            Self::Store(error) if error.advice().is_some() => error.hint(),
             Self::Store(error) => match error.kind {
                 StoreErrorKind::Denied => Some("check the login and the rights of the store's account"),
                 StoreErrorKind::Full => Some("make space in the store; what is sealed there is whole"),
@@ -357,7 +358,7 @@ mod tests {
         assert_eq!((none.kind().exit_code(), none.hint().is_some()), (10, true));
         let newer = RepoError::object("format", ObjectError::NewerVersion(3));
         assert_eq!((newer.kind().exit_code(), newer.hint()), (1, Some("use a newer lifeboat")));
-        let bad = |object: &str| RepoError::object(object, ObjectError::WrongHash).hint().expect("a hint");
+        let bad = |object: &str| RepoError::object(object, ObjectError::WrongHash).hint().expect("a hint").to_owned();
         assert!(bad("data/ab").contains("check --read-data"));
         for object in ["format", "roster/00000002-ab", "keyring2/00000001-ab"] {
             assert!(bad(object).contains("copy of the store"), "check could not open either");

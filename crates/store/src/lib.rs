@@ -7,7 +7,9 @@ pub mod blobs;
 mod cloud;
 pub mod local;
 pub mod memory;
+mod pool;
 pub mod s3;
+pub mod sftp;
 pub mod url;
 pub mod wrap;
 
@@ -136,6 +138,19 @@ pub trait Store: fmt::Debug + fmt::Display + Send + Sync + 'static {
     async fn delete(&self, key: &Key) -> Result<(), StoreError>;
     /// What this store can promise.
     fn capabilities(&self) -> Capabilities;
+    /// Looks for what a person should know before it is used; changes nothing.
+    async fn examine(&self) -> Result<Examination, StoreError> {
+        Ok(Examination::default())
+    }
+}
+
+/// What [`Store::examine`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Examination {
+    /// Bytes that can still be put, where the store tells.
+    pub room_bytes: Option<u64>,
+    /// What the store cannot do, each in a sentence that says what follows from it.
+    pub lacks: Vec<String>,
 }
 
 /// What went wrong with an object, for callers that decide by it.
@@ -196,9 +211,27 @@ impl StoreError {
         }
     }
 
+    /// The same error with the store's own advice, where it has one.
+    #[must_use]
+    pub fn advise(mut self, advice: Option<String>) -> Self {
+        if let Some(advice) = advice {
+            self.source = Box::new(Advised { source: self.source, advice });
+        }
+        self
+    }
+
+    /// What the store knows better than the kind does.
+    #[must_use]
+    pub fn advice(&self) -> Option<&str> {
+        self.source.downcast_ref().map(|advised: &Advised| advised.advice.as_str())
+    }
+
     /// What the person could try next.
     #[must_use]
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<&str> {
+        if let Some(advice) = self.advice() {
+            return Some(advice);
+        }
         if let Some(hint) = RequestError::within(&*self.source).and_then(RequestError::hint) {
             return Some(hint);
         }
@@ -209,6 +242,14 @@ impl StoreError {
             _ => None,
         }
     }
+}
+
+/// What the system said, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}")]
+struct Advised {
+    source: Box<dyn std::error::Error + Send + Sync>,
+    advice: String,
 }
 
 /// Whether an object of this size may pass.

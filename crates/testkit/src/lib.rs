@@ -14,6 +14,7 @@ pub mod pause;
 pub mod postgres;
 pub mod s3;
 pub mod snapshot;
+pub mod sshd;
 pub mod stale;
 pub mod tree;
 

@@ -9,3 +9,4 @@ pub mod gcs;
 pub mod http;
 pub mod process;
 pub mod s3;
+pub mod ssh;

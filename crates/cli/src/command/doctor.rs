@@ -12,7 +12,7 @@ use lifeboat_model::retention::TOLERANCE;
 use lifeboat_model::target::{Finding, Verdict};
 use lifeboat_model::words::counted;
 use lifeboat_repo::keyfile::KeyFile;
-use lifeboat_repo::{Keys, open_access};
+use lifeboat_repo::{Keys, RepoError, open_access};
 use lifeboat_store::{Immutability, Store};
 use serde::Serialize;
 
@@ -121,6 +121,8 @@ impl Doctor<'_> {
         self.add(&about, Verdict::Good, format!("{} holds a repository", repository.url), None);
         if let Some(dir) = repository.url.expose().strip_prefix("file://") {
             self.space(&about, Path::new(dir), 10 << 30);
+        } else {
+            self.examine(&about, &store).await;
         }
         let (verdict, what, hint) = match store.capabilities().immutability {
             Immutability::None => (
@@ -134,6 +136,22 @@ impl Doctor<'_> {
         self.add(&about, verdict, what, hint);
         self.clock(&about, &store).await;
         self.keys(repository, &store, &about).await;
+    }
+
+    /// What a store at the other end of a line tells of itself.
+    async fn examine(&mut self, about: &str, store: &Arc<dyn Store>) {
+        match store.examine().await {
+            Ok(found) => {
+                if let Some(free) = found.room_bytes {
+                    let verdict = if free < 10 << 30 { Verdict::Warning } else { Verdict::Good };
+                    self.add(about, verdict, format!("{store}: {} free", output::size(free)), None);
+                }
+                for lack in found.lacks {
+                    self.add(about, Verdict::Warning, lack, None);
+                }
+            }
+            Err(error) => self.failed(about, &RepoError::from(error).into()),
+        }
     }
 
     /// The store's clock is seen by what it stored last.

@@ -29,13 +29,13 @@ use crate::failure::Failure;
 use crate::file;
 use crate::output;
 use crate::secret::{Asker, new_passphrase};
-use crate::session::{Session, absolute};
+use crate::session::{Session, absolute, usual_store_options};
 
 pub(crate) async fn run(session: &Session, which: KeyCommand) -> Result<Exit, Failure> {
     if let KeyCommand::Test(args) = &which
         && let Some(url) = &args.url
     {
-        let store = find_by_url(&SecretUrl::new(url.clone())).await?;
+        let store = find_by_url(&SecretUrl::new(url.clone()), &usual_store_options()).await?;
         return test(session, &store, url, args, None).await;
     }
     let loaded = session.load()?;

@@ -90,7 +90,7 @@ pub(super) fn one<'a>(config: &'a StackConfig, name: Option<&str>) -> Result<&'a
 }
 
 pub(super) fn create_store(repository: &RepositoryConfig) -> Result<Arc<dyn Store>, Failure> {
-    lifeboat_store::url::create_store(repository.url.expose())
+    lifeboat_store::url::create_store(repository.url.expose(), &repository.store)
         .map_err(|source| JobError::Store { repository: repository.name.clone(), source }.into())
 }
 

@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::file;
 use crate::output;
 use crate::secret::Asker;
-use crate::session::{Session, absolute};
+use crate::session::{Session, absolute, usual_store_options};
 
 pub(crate) async fn run(session: &Session, args: RecoverArgs) -> Result<Exit, Failure> {
     if let Some(path) = &args.write_config {
@@ -19,7 +19,7 @@ pub(crate) async fn run(session: &Session, args: RecoverArgs) -> Result<Exit, Fa
     let state_dir = session.state_dir()?;
     // Free of links and `..`: the path may end up in a configuration.
     let identity = args.identity.canonicalize().or_else(|_| absolute(&args.identity))?;
-    let config = bare_config(&SecretUrl::new(args.url.clone()), &identity, &state_dir);
+    let config = bare_config(&SecretUrl::new(args.url.clone()), &usual_store_options(), &identity, &state_dir);
     let running = session.begin_reading(config, Asker::new(args.passphrase_file.as_ref())?)?;
     let mut report = running.done(recover(&running.host()).await)?;
     if let Some(stack) = &args.stack {

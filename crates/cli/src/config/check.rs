@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use jiff::tz::TimeZone;
 use lifeboat_model::config::{
     FilesConfig, PortableConfig, PostgresBackup, PostgresConfig, RepositoryConfig, Role, RolePasswords, SecretText,
-    SecretUrl, SourceConfig, SourceKind, StackConfig,
+    SecretUrl, SourceConfig, SourceKind, SshOptions, StackConfig, StoreOptions,
 };
 use lifeboat_model::nearest::nearest;
 use lifeboat_model::retention::RetentionPolicy;
@@ -139,6 +139,37 @@ fn repository(name: &str, shape: &RepositoryShape, around: &Surroundings<'_>) ->
         identity_file: file(&shape.identity_file)?,
         retention: policy(shape.retention_policy.as_ref())?,
         zstd_level: level,
+        store: StoreOptions { ssh: ssh(shape, around)? },
+    })
+}
+
+/// What the environment says about SSH where the file says nothing.
+pub(crate) fn usual_ssh(environment: &dyn Environment) -> SshOptions {
+    let path = |name: &str| environment.get(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    SshOptions {
+        home: path("HOME"),
+        agent_socket: path("SSH_AUTH_SOCK"),
+        local_user: environment.get("USER").or_else(|| environment.get("LOGNAME")),
+        ..SshOptions::default()
+    }
+}
+
+fn ssh(shape: &RepositoryShape, around: &Surroundings<'_>) -> Result<SshOptions, Fault> {
+    let file = |path: &Option<At<String>>| path.as_ref().map(|path| local_path(path, around)).transpose();
+    if let Some(key) = &shape.host_key {
+        let mut words = key.value.split_whitespace();
+        let plain = words.next().is_some_and(|kind| kind.starts_with("ssh-") || kind.starts_with("ecdsa-"));
+        if !plain || words.next().is_none() {
+            let fault = key.fault("this is not a public host key");
+            return Err(fault.hint("write its kind and its text: ssh-ed25519 AAAA..."));
+        }
+    }
+    Ok(SshOptions {
+        private_key_file: file(&shape.private_key_file)?,
+        passphrase_file: file(&shape.private_key_passphrase_file)?,
+        known_hosts_file: file(&shape.known_hosts_file)?,
+        host_key: shape.host_key.as_ref().map(|key| key.value.clone()),
+        ..usual_ssh(around.environment)
     })
 }
 
@@ -147,13 +178,16 @@ fn store_url(url: &At<String>, around: &Surroundings<'_>) -> Result<SecretUrl, F
     match checked.scheme().as_str() {
         "file" if url.value.starts_with("file:///") && url.value.len() > "file:///".len() => Ok(checked),
         "file" => Err(url.fault("a file URL needs an absolute path").hint("write file:///srv/lifeboat")),
-        "sftp" | "ssh" | "s3" | "azure" | "https" | "http" => Err(url
+        "sftp" => Ok(checked),
+        "ssh" | "s3" | "azure" | "https" | "http" => Err(url
             .fault(format!("{}: stores are not supported by this version", checked.scheme()))
-            .hint("use file:///DIRECTORY")),
+            .hint("use file:///DIRECTORY or sftp://USER@HOST/DIRECTORY")),
         _ if url.value.starts_with('/') => {
             Err(url.fault("a store is named by a URL").hint(format!("write file://{}", url.value)))
         }
-        _ => Err(url.fault("this is not the URL of a store").hint("write file:///DIRECTORY")),
+        _ => Err(url
+            .fault("this is not the URL of a store")
+            .hint("write file:///DIRECTORY or sftp://USER@HOST/DIRECTORY")),
     }
 }
 

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use lifeboat_model::config::{Role, StackConfig};
 
+pub(crate) use check::usual_ssh;
 pub(crate) use check::{StateDir, Surroundings};
 pub(crate) use fault::ConfigError;
 pub(crate) use shape::schema;

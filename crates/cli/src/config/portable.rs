@@ -9,7 +9,16 @@ use super::variables::{self, Environment};
 use super::yaml::{self, Node, Text, Value};
 
 /// Keys whose values name files that a new machine does not have.
-const FILE_KEYS: [&str; 5] = ["writerKeyFile", "maintainerKeyFile", "identityFile", "passwordFile", "passfile"];
+const FILE_KEYS: [&str; 8] = [
+    "writerKeyFile",
+    "maintainerKeyFile",
+    "identityFile",
+    "passwordFile",
+    "passfile",
+    "privateKeyFile",
+    "privateKeyPassphraseFile",
+    "knownHostsFile",
+];
 
 /// The tree as text with variables unresolved. A literal password, which [`super::check`] refuses,
 /// would be left out here all the same.

@@ -67,6 +67,15 @@ pub(crate) struct RepositoryShape {
     /// Compression level of zstd.
     #[schemars(with = "Option<i32>", range(min = -7, max = 22), extend("default" = 1))]
     pub(crate) zstd_level: Option<At<i32>>,
+    /// SSH: private key of the account on the server. Default: what `~/.ssh/config` says, the agent,
+    /// `~/.ssh/id_ed25519`, `id_ecdsa`, `id_rsa`.
+    pub(crate) private_key_file: Option<At<String>>,
+    /// SSH: file that holds the passphrase of the private key and nothing else.
+    pub(crate) private_key_passphrase_file: Option<At<String>>,
+    /// SSH: file of known hosts. Default: `~/.ssh/known_hosts` and `/etc/ssh/ssh_known_hosts`.
+    pub(crate) known_hosts_file: Option<At<String>>,
+    /// SSH: the server's public key, such as `ssh-ed25519 AAAA...`, in place of a file of known hosts.
+    pub(crate) host_key: Option<At<String>>,
 }
 
 /// What is kept: a recovery window such as `30d`, `4w`, `12m`, `1y`, or rules that add up.

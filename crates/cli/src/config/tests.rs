@@ -251,3 +251,22 @@ fn sizes_are_read_with_their_units() {
         assert!(bad.parse::<Bytes>().is_err(), "{bad}");
     }
 }
+
+#[test]
+fn a_repository_behind_ssh_has_a_key_and_a_host_that_is_known() {
+    let read_with = |lines: &str| {
+        read(&format!(
+            "stack: s\nrole: backup\nrepositories:\n  main:\n    url: sftp://backup@nas:2222/lifeboat\n{lines}"
+        ))
+    };
+    let config =
+        read_with("    privateKeyFile: ssh.key\n    knownHostsFile: /etc/known\n    hostKey: ssh-ed25519 AAAA\n");
+    let ssh = config.expect("read").repositories["main"].store.ssh.clone();
+    assert_eq!(ssh.private_key_file.as_deref(), Some(Path::new("/etc/lifeboat/ssh.key")));
+    assert_eq!(ssh.known_hosts_file.as_deref(), Some(Path::new("/etc/known")));
+    assert_eq!(ssh.host_key.as_deref(), Some("ssh-ed25519 AAAA"));
+    for (lines, why) in [("    hostKey: AAAA\n", "public host key"), ("    privateKeyFile: ~/k\n", "${HOME}")] {
+        let error = read_with(lines).expect_err(lines);
+        assert!(error.to_string().contains(why) || format!("{:?}", error.hint()).contains(why), "{error}");
+    }
+}

@@ -23,4 +23,5 @@ mod kill;
 mod paged;
 mod postgres;
 mod repair;
+mod sftp;
 mod told;

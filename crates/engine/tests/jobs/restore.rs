@@ -133,7 +133,8 @@ async fn store_and_identity_alone_bring_everything_back() {
     site.lose_state();
     let repository = &site.config.repositories["main"];
     let state = site.dir.path().join("recovery");
-    let bare = bare_config(&repository.url, repository.identity_file.as_ref().expect("identity"), &state);
+    let bare =
+        bare_config(&repository.url, &repository.store, repository.identity_file.as_ref().expect("identity"), &state);
     let catalog = Catalog::open(&state, jiff::Timestamp::UNIX_EPOCH);
     let host = Host { config: &bare, catalog: &catalog, run: &site.run, passphrase: &|_| None };
     let report = recover(&host).await.expect("recovered");

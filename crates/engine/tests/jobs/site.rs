@@ -12,7 +12,7 @@ use lifeboat_engine::listing::{Listing, snapshots};
 use lifeboat_engine::restore::{Answer, Mode, RestoreAsk, RestoreReport, To, restore};
 use lifeboat_engine::{Host, JobError};
 use lifeboat_model::config::{
-    FilesConfig, PortableConfig, RepositoryConfig, Role, SecretUrl, SourceConfig, SourceKind, StackConfig,
+    FilesConfig, PortableConfig, RepositoryConfig, Role, SecretUrl, SourceConfig, SourceKind, StackConfig, StoreOptions,
 };
 use lifeboat_model::flow::RunContext;
 use lifeboat_model::retention::RetentionPolicy;
@@ -99,7 +99,9 @@ impl Site {
             grace_seconds: 60,
             stack: stack("farajaland"),
         });
-        made.put(&lifeboat_store::url::create_store(&url).expect("a store")).await.expect("a repository");
+        made.put(&lifeboat_store::url::create_store(&url, &StoreOptions::default()).expect("a store"))
+            .await
+            .expect("a repository");
         let keys = dir.path().join("keys");
         fs::create_dir(&keys).expect("a directory");
         for (name, key) in [
@@ -120,7 +122,7 @@ impl Site {
     /// A machine of another stack, in a domain of its own, that writes to the same repository.
     pub(crate) async fn joined(&self, name: &str, sources: &[&str]) -> Self {
         let url = self.config.repositories["main"].url.expose().to_owned();
-        let store = lifeboat_store::url::open_store(&url).expect("a store");
+        let store = lifeboat_store::url::open_store(&url, &StoreOptions::default()).expect("a store");
         let scope = Scope { stack: stack(name), sources: Vec::new() };
         let (pending, request) = request_writer(&store, name, scope.clone()).await.expect("a request");
         let now = self.run.clock.now();
@@ -152,6 +154,7 @@ impl Site {
             identity_file: Some(at("keys/identity.key")),
             retention: Some(RetentionPolicy { keep_last: 1, ..RetentionPolicy::default() }),
             zstd_level: 1,
+            store: StoreOptions::default(),
         };
         let files = |name: &&str| {
             let paths = vec![at("data").join(name)];

@@ -10,7 +10,7 @@ use futures::stream::BoxStream;
 use lifeboat_model::flow::Clock;
 use lifeboat_wire::backoff::{Backoff, BackoffPolicy};
 
-use crate::{Capabilities, Key, ObjectMeta, PutMode, Store, StoreError, StoreErrorKind};
+use crate::{Capabilities, Examination, Key, ObjectMeta, PutMode, Store, StoreError, StoreErrorKind};
 
 /// Tries again what failed with [`StoreErrorKind::Transient`], with the same bytes. Lists are tried
 /// again only while they have yielded nothing. What the store asks to
@@ -100,6 +100,10 @@ impl Store for Retry {
 
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
+    }
+
+    async fn examine(&self) -> Result<Examination, StoreError> {
+        self.retried(|_| self.inner.examine()).await
     }
 }
 
