@@ -25,7 +25,7 @@ pub struct Call {
     pub operation: Operation,
     /// The object, or the prefix of a list.
     pub key: String,
-    /// Length of the body of a put.
+    /// Length of the body of a put, or of what a get gave.
     pub bytes: u64,
 }
 
@@ -59,6 +59,13 @@ impl Record {
         self.lock().iter().filter(|call| call.operation == operation && call.key.starts_with(prefix)).count()
     }
 
+    /// The length of what such calls brought or gave, in bytes.
+    #[must_use]
+    pub fn bytes(&self, operation: Operation, prefix: &str) -> u64 {
+        let of = |call: &&Call| call.operation == operation && call.key.starts_with(prefix);
+        self.lock().iter().filter(of).map(|call| call.bytes).sum()
+    }
+
     /// Forgets the calls.
     pub fn clear(&self) {
         self.lock().clear();
@@ -90,8 +97,9 @@ impl Store for Record {
     }
 
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
-        self.note(Operation::Get, key.as_str(), 0);
-        self.inner.get(key, range).await
+        let got = self.inner.get(key, range).await;
+        self.note(Operation::Get, key.as_str(), got.as_ref().map_or(0, Bytes::len));
+        got
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ObjectMeta, StoreError>> {
@@ -119,6 +127,11 @@ mod tests {
         let store = Arc::new(Record::new(Arc::new(MemoryStore::default())));
         crate::conformance::run(Arc::clone(&store) as Arc<dyn Store>).await;
         assert!(store.count(Operation::Put, "conformance/") > 0);
+        store.clear();
+        let key = Key::new("b").expect("a key");
+        store.put(&key, Bytes::from_static(b"12345"), PutMode::Replace).await.expect("put");
+        store.get(&key, Some(1..3)).await.expect("got");
+        assert_eq!((store.bytes(Operation::Put, "b"), store.bytes(Operation::Get, "b")), (5, 2));
         store.clear();
         store.delete(&Key::new("a").expect("a key")).await.expect("deleted");
         assert_eq!(store.calls(), [Call { operation: Operation::Delete, key: "a".to_owned(), bytes: 0 }]);
