@@ -140,12 +140,15 @@ impl Inner {
         let random = random().map_err(|why| StoreError::new(StoreErrorKind::Failed, "put", key, &self.url, why))?;
         let temp = self.path(format_args!("{TEMP_DIR}/{random:016x}"));
         let path = self.path(key);
-        if let Err(error) = self.put_through(&sftp, &temp, &path, body, mode).await {
-            sftp.remove(&temp).await.ok();
+        if let Err(error) = sftp.alive(self.put_through(&sftp, &temp, &path, body, mode)).await {
+            if sftp.is_closed() {
+                return Err(self.error("put", key, error));
+            }
+            sftp.alive(sftp.remove(&temp)).await.ok();
             return Err(self.reason(&sftp, key, &path, body, error).await);
         }
         if !self.cleaned.swap(true, Ordering::SeqCst) {
-            self.clean_leftovers(&sftp, &path).await.ok();
+            sftp.alive(self.clean_leftovers(&sftp, &path)).await.ok();
         }
         Ok(())
     }
@@ -188,10 +191,10 @@ impl Inner {
     /// What a server means that says no more than "failure".
     async fn reason(&self, sftp: &Sftp, key: &Key, path: &str, body: &Bytes, error: SftpError) -> StoreError {
         if error.refusal() == Some(Refusal::Failure) {
-            if sftp.look(path).await.is_ok_and(|found| found.is_file) {
+            if sftp.alive(sftp.look(path)).await.is_ok_and(|found| found.is_file) {
                 return StoreError::new(StoreErrorKind::Exists, "put", key, &self.url, "the name is taken");
             }
-            let room = sftp.room(self.root_path()).await.ok().flatten();
+            let room = sftp.alive(sftp.room(self.root_path())).await.ok().flatten();
             if room.is_some_and(|(bytes, files)| bytes < body.len() as u64 + (64 << 10) || files == 0) {
                 return StoreError::new(StoreErrorKind::Full, "put", key, &self.url, error);
             }
@@ -241,19 +244,24 @@ impl Inner {
 
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Bytes, GetError> {
         let sftp = self.pool.channel().await?;
-        sftp.read(&self.path(key), |bytes| {
+        let path = self.path(key);
+        let read = sftp.read(&path, |bytes| {
             let range = match range {
                 Some(range) => clamp_range(key, &self.url, &range, bytes)?,
                 None => 0..bytes,
             };
             check_size("get", key, &self.url, range.end - range.start)?;
             Ok(range)
-        })
-        .await
+        });
+        sftp.alive(read).await
     }
 
     async fn delete(&self, key: &Key) -> Result<(), SftpError> {
         let sftp = self.pool.channel().await?;
+        sftp.alive(self.delete_through(&sftp, key)).await
+    }
+
+    async fn delete_through(&self, sftp: &Sftp, key: &Key) -> Result<(), SftpError> {
         let path = self.path(key);
         match sftp.remove(&path).await {
             Ok(()) => sftp.sync_dir(parent(&path)).await,
@@ -271,6 +279,14 @@ impl Inner {
     /// What is in a directory of the store; nothing in one that is not there.
     async fn read_dir(&self, dir: String) -> Result<(String, Vec<(String, Attributes)>), SftpError> {
         let sftp = self.pool.channel().await?;
+        sftp.alive(self.read_dir_through(&sftp, dir)).await
+    }
+
+    async fn read_dir_through(
+        &self,
+        sftp: &Sftp,
+        dir: String,
+    ) -> Result<(String, Vec<(String, Attributes)>), SftpError> {
         let path = if dir.is_empty() { self.root_path().to_owned() } else { self.path(&dir) };
         match sftp.list(&path).await {
             Ok(found) => Ok((dir, found)),
@@ -381,7 +397,7 @@ impl Store for SftpStore {
     async fn examine(&self) -> Result<Examination, StoreError> {
         let failed = |error| self.0.error("look at", "", error);
         let sftp = self.0.pool.channel().await.map_err(failed)?;
-        let room = sftp.room(self.0.root_path()).await.map_err(failed)?;
+        let room = sftp.alive(sftp.room(self.0.root_path())).await.map_err(failed)?;
         let offers = sftp.offers();
         let mut lacks = Vec::new();
         if !offers.fsync {

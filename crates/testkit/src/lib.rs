@@ -12,6 +12,7 @@ pub mod effort;
 pub mod log;
 pub mod pause;
 pub mod postgres;
+pub mod proxy;
 pub mod s3;
 pub mod snapshot;
 pub mod sshd;

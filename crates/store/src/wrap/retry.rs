@@ -83,7 +83,8 @@ impl Store for Retry {
             match stream.next().await {
                 Some(Err(error)) => Err(error),
                 Some(Ok(first)) => Ok(futures::stream::iter([Ok(first)]).chain(stream).boxed()),
-                None => Ok(stream),
+                // A stream that ended may not be asked again.
+                None => Ok(futures::stream::empty().boxed()),
             }
         });
         futures::stream::once(first)
@@ -198,5 +199,45 @@ mod tests {
         let store = Retry::new(inner, policy, Arc::new(SystemClock));
         let error = store.get(&Key::new("x").expect("a key"), None).await.expect_err("failed");
         assert_eq!(error.kind, StoreErrorKind::Transient);
+    }
+
+    /// Lists nothing, by a stream that panics where it is asked again after its end.
+    #[derive(Debug)]
+    struct Bare;
+
+    impl fmt::Display for Bare {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("bare")
+        }
+    }
+
+    #[async_trait]
+    impl Store for Bare {
+        async fn put(&self, _: &Key, _: Bytes, _: PutMode) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        async fn get(&self, _: &Key, _: Option<Range<u64>>) -> Result<Bytes, StoreError> {
+            Ok(Bytes::new())
+        }
+
+        fn list<'a>(&'a self, _: &'a str) -> BoxStream<'a, Result<ObjectMeta, StoreError>> {
+            futures::stream::unfold((), |()| std::future::ready(None)).boxed()
+        }
+
+        async fn delete(&self, _: &Key) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn capabilities(&self) -> Capabilities {
+            MemoryStore::default().capabilities()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_list_that_ended_is_not_asked_again() {
+        let store = retry(Arc::new(Bare));
+        let listed: Vec<_> = store.list("").collect().await;
+        assert!(listed.is_empty());
     }
 }

@@ -1,5 +1,6 @@
 //! Stores behind real SSH servers.
 
+mod faults;
 mod login;
 mod sftp;
 

@@ -7,6 +7,7 @@ use russh::client::{self, DisconnectReason, Handle, Msg};
 use russh::keys::PublicKeyOrCertificate;
 use russh::{Channel, ChannelMsg, Disconnect, Preferred, cipher, compression};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use super::known_hosts::KnownHosts;
 use super::login::Login;
@@ -39,6 +40,7 @@ impl Default for Times {
 pub struct Connection {
     handle: Handle<Guard>,
     ended: Arc<Mutex<Option<String>>>,
+    over: watch::Receiver<()>,
     times: Times,
     shown: String,
 }
@@ -48,6 +50,8 @@ pub(super) struct Guard {
     known: KnownHosts,
     verdict: Arc<Mutex<Option<SshError>>>,
     ended: Arc<Mutex<Option<String>>>,
+    /// Dropped with the session, however it ends.
+    _over: watch::Sender<()>,
 }
 
 impl client::Handler for Guard {
@@ -116,20 +120,27 @@ impl Connection {
             ..client::Config::default()
         };
         let (verdict, ended) = (Arc::default(), Arc::default());
-        let guard = Guard { known: login.known.clone(), verdict: Arc::clone(&verdict), ended: Arc::clone(&ended) };
+        let (sender, over) = watch::channel(());
+        let known = login.known.clone();
+        let guard = Guard { known, verdict: Arc::clone(&verdict), ended: Arc::clone(&ended), _over: sender };
         let stream = Watched::new(socket, times.idle);
         let mut handle = match client::connect_stream(Arc::new(config), stream, guard).await {
             Ok(handle) => handle,
             Err(error) => return Err(lock(&verdict).take().unwrap_or_else(|| no_session(&shown, &error))),
         };
         login.log_in(&mut handle).await?;
-        Ok(Self { handle, ended, times, shown })
+        Ok(Self { handle, ended, over, times, shown })
     }
 
     /// Whether nothing can go over it any more.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.handle.is_closed()
+    }
+
+    /// Waits until nothing can go over it any more.
+    pub async fn over(&self) {
+        self.over.clone().changed().await.ok();
     }
 
     /// How long things may take on it.

@@ -116,6 +116,10 @@ impl Login {
             if accepted(&result)? {
                 return Ok(());
             }
+            // The library tells a line that broke during the login as a refusal.
+            if handle.is_closed() {
+                return Err(SshError::new(SshErrorKind::Lost, "the connection broke during the login"));
+            }
             tried.push(public);
         }
         if !self.named {

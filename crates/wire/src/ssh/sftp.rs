@@ -164,6 +164,18 @@ impl Sftp {
         self.dead.load(Ordering::SeqCst) || self.connection.is_closed()
     }
 
+    /// Does something over it, and gives it up when the connection breaks: the library waits for answers that
+    /// cannot come any more.
+    ///
+    /// # Errors
+    /// Of the work; [`SshErrorKind::Lost`].
+    pub async fn alive<T, E: From<SftpError>>(&self, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        tokio::select! {
+            done = work => done,
+            () = self.connection.over() => Err(SftpError::from(self.connection.lost()).into()),
+        }
+    }
+
     /// The connection that it runs on.
     #[must_use]
     pub const fn connection(&self) -> &Arc<Connection> {
