@@ -192,7 +192,7 @@ fn what_is_wrong_is_shown_with_its_place_and_the_nearest_word() {
         changed("[/srv/documents]", "[~/documents]"),
         changed("[\"*.tmp\"]", "[\"[\"]"),
         changed("[\"*.tmp\"]", "[\"*.tmp\"]\n    oneFileSystem: yes"),
-        changed("file:///srv/lifeboat", "sftp://host/srv"),
+        changed("file:///srv/lifeboat", "ftp://host/srv"),
         changed("file:///srv/lifeboat", "file://srv"),
         changed("file:///srv/lifeboat", "/srv/lifeboat"),
         changed("postgres://", "mysql://"),
